@@ -1,0 +1,36 @@
+//! Images as graphs of descriptors: reading them, walking them, and remembering them by name.
+//!
+//! ```text
+//! root descriptor ──dispatch──▶ Handler::handle ──▶ Next::Visit(children) ──▶ …
+//!                                Track → Fetch → Children
+//! ```
+//!
+//! Fetched bytes are the truth: manifests and configs are read through lenient [`view`]s, and never written
+//! again.
+
+mod chain;
+mod children;
+mod dispatch;
+mod error;
+mod handler;
+mod image;
+pub mod media_type;
+mod platform;
+pub mod progress;
+mod store;
+mod then;
+mod track;
+pub mod view;
+mod walk;
+
+pub use chain::{ChainId, chain_ids};
+pub use children::ChildrenHandler;
+pub use dispatch::dispatch;
+pub use error::{Error, Result};
+pub use handler::{BoxError, Handler, HandlerExt, Next};
+pub use image::Image;
+pub use platform::Platform;
+pub use store::{Record, Store};
+pub use then::Then;
+pub use track::Track;
+pub use walk::walk;

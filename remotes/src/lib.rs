@@ -1,0 +1,22 @@
+//! Content that is somewhere else: finding out what a name stands for, and getting it.
+//!
+//! ```text
+//! Reference ──Resolver::resolve──▶ Resolved { name, descriptor, fetcher }
+//!                                        │
+//!           FetchHandler ◀──Fetcher::fetch──bytes──▶ content::Writer
+//! ```
+//!
+//! [`Registry`] speaks the OCI distribution protocol. A [`Fetcher`] gives bytes that nobody has verified yet: the
+//! content store's writer does that.
+
+mod error;
+mod fetch_handler;
+mod fetcher;
+mod registry;
+mod resolver;
+
+pub use error::{Error, Result};
+pub use fetch_handler::FetchHandler;
+pub use fetcher::Fetcher;
+pub use registry::{Builder, Registry};
+pub use resolver::{Resolved, Resolver};

@@ -1,0 +1,23 @@
+//! From layers to root file systems to runtime bundles.
+//!
+//! ```text
+//! layer blob ──decompress──▶ hash (DiffID) ──▶ apply ──commit──▶ snapshot named by its ChainID
+//! image config ──spec──▶ runtime spec ──┐
+//! snapshot mounts ──────────────────────┴──▶ Bundle (config.json + rootfs) ──▶ an OCI runtime
+//! ```
+//!
+//! Layers are hostile: everything in one is resolved below the root it is applied to, and every limit has a
+//! safe default ([`apply::Limits`]).
+
+mod applier;
+pub mod apply;
+mod bundle;
+pub mod compression;
+mod error;
+pub mod spec;
+mod unpacker;
+
+pub use applier::{Applied, Applier, LayerStream, TarApplier};
+pub use bundle::Bundle;
+pub use error::{Error, Result};
+pub use unpacker::{Unpacked, Unpacker};

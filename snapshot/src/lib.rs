@@ -1,0 +1,30 @@
+//! Layered root file systems: prepare a folder on top of a parent, fill it, commit it under a name.
+//!
+//! - A **snapshot** is a file system tree. A **committed** one has a name (for an image's layers, the ChainID), never
+//!   changes, and can be a parent.
+//! - An **active** one has a key, and is written to through its mounts. [`Snapshotter::prepare`] begins it,
+//!   [`Snapshotter::commit`] gives it a name and ends it, [`Snapshotter::remove`] discards it.
+//! - A **view** is an active one that is only read.
+//!
+//! ```text
+//! prepare(key, parent) ──▶ mounts ──(somebody writes)──▶ commit(key → name) ──▶ parent of the next
+//! ```
+//!
+//! All calls block; none needs an async runtime.
+
+mod error;
+mod metadata;
+pub mod mount;
+mod native;
+#[cfg(feature = "overlay")]
+mod overlay;
+mod snapshotter;
+#[cfg(feature = "testsuite")]
+pub mod testsuite;
+
+pub use error::{Error, Result};
+pub use mount::Mount;
+pub use native::Native;
+#[cfg(feature = "overlay")]
+pub use overlay::Overlay;
+pub use snapshotter::{Capabilities, Commit, Durability, Info, Kind, Snapshotter, Usage, Whiteouts};

@@ -1,0 +1,175 @@
+use std::{collections::BTreeMap, fmt, ops::ControlFlow, time::SystemTime};
+
+use crate::{Mount, Result};
+
+/// Keeps layered file system trees.
+///
+/// All calls may block on the disk. Every call is atomic: it succeeds, or leaves nothing that another
+/// call would see. Several processes may share one root.
+pub trait Snapshotter: fmt::Debug + Send + Sync {
+    /// What this driver can do. Never changes during its life.
+    fn capabilities(&self) -> Capabilities;
+
+    /// What is known of a snapshot, active or committed. `None` if there is none of that name.
+    fn stat(&self, name: &str) -> Result<Option<Info>>;
+
+    /// Replaces the labels of a snapshot, and gives its new state.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`](crate::Error::NotFound).
+    fn update(&self, name: &str, labels: BTreeMap<String, String>) -> Result<Info>;
+
+    /// What the snapshot itself takes on the disk, its parents not counted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`](crate::Error::NotFound).
+    fn usage(&self, name: &str) -> Result<Usage>;
+
+    /// How to mount an active snapshot. Asking again gives the same answer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`](crate::Error::NotFound), [`Error::NotActive`](crate::Error::NotActive).
+    fn mounts(&self, key: &str) -> Result<Vec<Mount>>;
+
+    /// Begins a writable snapshot that shows `parent`'s tree, or an empty one, and says how to mount it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Exists`](crate::Error::Exists) if the key is taken, [`Error::NotFound`](crate::Error::NotFound) if the parent
+    /// is missing, [`Error::NotCommitted`](crate::Error::NotCommitted) if it is active.
+    fn prepare(&self, key: &str, parent: Option<&str>) -> Result<Vec<Mount>>;
+
+    /// Begins a snapshot that shows `parent`'s tree and cannot be written, and says how to mount it.
+    ///
+    /// # Errors
+    ///
+    /// As [`prepare`](Self::prepare).
+    fn view(&self, key: &str, parent: Option<&str>) -> Result<Vec<Mount>>;
+
+    /// How to mount, read-only, the tree that active snapshots without a parent will show once they are
+    /// committed on top of each other and of `base`. `keys` are given highest first.
+    ///
+    /// Whoever unpacks all layers at once looks up here what a layer inherits from those below it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`](crate::Error::Unsupported) without [`Capabilities::rebase`], and as [`mounts`](Self::mounts).
+    fn stacked(&self, keys: &[&str], base: Option<&str>) -> Result<Vec<Mount>>;
+
+    /// Makes active snapshots permanent under their names, in the given order, all or none.
+    ///
+    /// With [`Durability::Safe`] everything in them is on the disk before any of the names is visible: one sync, however
+    /// many there are. A name that exists already is no error: the active snapshot is discarded.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`](crate::Error::NotFound) if a key or a parent is missing,
+    /// [`Error::NotActive`](crate::Error::NotActive) if the key is a view or committed,
+    /// [`Error::Unsupported`](crate::Error::Unsupported) if a parent is given that the key was not prepared on, without
+    /// [`Capabilities::rebase`].
+    fn commit(&self, commits: &[Commit<'_>]) -> Result<()>;
+
+    /// Removes a snapshot, active or committed. Its name is gone at once; its files go after it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`](crate::Error::NotFound), [`Error::HasChildren`](crate::Error::HasChildren).
+    fn remove(&self, name: &str) -> Result<()>;
+
+    /// Calls `visit` for every snapshot, parents before children, until it breaks.
+    fn walk(&self, visit: &mut dyn FnMut(Info) -> ControlFlow<()>) -> Result<()>;
+
+    /// Removes files that no snapshot owns: what a crash left. Returns how many bytes it freed.
+    fn cleanup(&self) -> Result<u64>;
+}
+
+/// What a driver can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// A snapshot that was prepared without a parent can be given one at commit. Layers can then be
+    /// unpacked all at once, each into an empty tree, if whoever unpacks writes `whiteouts` as said.
+    pub rebase: bool,
+    /// How a layer says, in the tree that `mounts` gives, that something below it is gone.
+    pub whiteouts: Whiteouts,
+}
+
+impl Capabilities {
+    /// Says both.
+    pub fn new(rebase: bool, whiteouts: Whiteouts) -> Self {
+        Self { rebase, whiteouts }
+    }
+}
+
+/// How a layer hides what is below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whiteouts {
+    /// The tree shows the parent's files: remove them.
+    Remove,
+    /// The tree holds this layer alone, and is an overlayfs layer: a character device 0/0 hides a name, the
+    /// attribute `trusted.overlay.opaque` = `y` hides all that is below a folder.
+    Overlay,
+}
+
+/// One step of [`Snapshotter::commit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Commit<'a> {
+    /// The active snapshot.
+    pub key: &'a str,
+    /// Its name from now on.
+    pub name: &'a str,
+    /// The committed snapshot (or one committed earlier in the same call) below it. `None` keeps the one
+    /// that it was prepared on.
+    pub parent: Option<&'a str>,
+}
+
+/// When a commit is on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Before it is visible: it survives a power cut.
+    #[default]
+    Safe,
+    /// When the kernel gets to it. A power cut may leave committed snapshots with empty files.
+    Fast,
+}
+
+/// A snapshot, as [`Snapshotter::stat`] shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Info {
+    /// The name of a committed snapshot, the key of an active one.
+    pub name: String,
+    /// The committed snapshot that it is on top of.
+    pub parent: Option<String>,
+    /// What can be done with it.
+    pub kind: Kind,
+    /// When it was prepared.
+    pub created: SystemTime,
+    /// When it was committed, or its labels changed.
+    pub updated: SystemTime,
+    /// What its owner wrote on it.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What can be done with a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Written through its mounts.
+    Active,
+    /// Read through its mounts.
+    View,
+    /// Used as a parent.
+    Committed,
+}
+
+/// What a snapshot takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Inodes: a file with two names counts once.
+    pub inodes: u64,
+    /// Disk space, in bytes, as the file system counts it.
+    pub bytes: u64,
+}
