@@ -1,0 +1,228 @@
+//! What the command line may say.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use oci_spec::image::Digest;
+use windlass::{Platforms, Reference, Windlass, images::Platform, remotes::Registry, snapshot::Native};
+
+/// Pull, store, unpack and run OCI and Docker images, without a daemon.
+#[derive(Debug, Parser)]
+#[command(name = "dist", version = env!("WINDLASS_VERSION"))]
+pub(crate) struct Cli {
+    /// Where everything is kept [default: /var/lib/windlass for root, else $XDG_DATA_HOME/windlass].
+    #[arg(long, global = true, value_name = "DIR")]
+    root: Option<PathBuf>,
+
+    /// Say on stderr what is being done.
+    #[arg(long, global = true)]
+    pub(crate) debug: bool,
+
+    /// Give up after this long, such as `90s` or `5m` [default: never].
+    #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+
+    /// Give up on a connection that is not there after this long.
+    #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "30s")]
+    connect_timeout: Duration,
+
+    /// How layers are kept: as overlayfs layers, or as whole copies.
+    #[arg(long, global = true, value_enum, default_value_t = Driver::Overlay)]
+    snapshotter: Driver,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Driver {
+    Overlay,
+    Native,
+}
+
+impl Cli {
+    /// Opens the folder that `--root` names.
+    pub(crate) async fn open(&self) -> anyhow::Result<Windlass> {
+        let root = match &self.root {
+            Some(root) => root.clone(),
+            None => default_root()?,
+        };
+        let registry = Registry::builder().connect_timeout(self.connect_timeout).build()?;
+        let driver = self.snapshotter;
+        let open = move || {
+            let builder = Windlass::builder().resolver(registry);
+            let builder = match driver {
+                Driver::Overlay => builder,
+                Driver::Native => builder
+                    .snapshotter(Native::open(&root.join("snapshots/native"), Default::default())?),
+            };
+            anyhow::Ok(builder.open(root)?)
+        };
+        tokio::task::spawn_blocking(open).await?
+    }
+}
+
+/// `/var/lib/windlass` for root, else a folder of the user's own.
+fn default_root() -> anyhow::Result<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Ok("/var/lib/windlass".into());
+    }
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    variable("XDG_DATA_HOME")
+        .or_else(|| variable("HOME").map(|home| home.join(".local/share")))
+        .map(|data| data.join("windlass"))
+        .ok_or_else(|| anyhow::anyhow!("neither $XDG_DATA_HOME nor $HOME is set; say where with --root DIR"))
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Fetch an image, unpack it while it arrives, and record its name.
+    Pull(PullArgs),
+    /// Fetch all content of an image; unpack nothing.
+    Fetch(PullArgs),
+    /// Print what a name stands for: a manifest by tag, any blob by digest.
+    FetchObject {
+        /// Such as `redis:latest` or `redis@sha256:…`.
+        reference: Reference,
+    },
+    /// List the images that are here.
+    Images {
+        /// One JSON object per line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a command in a new container of an image that was pulled.
+    Run(RunArgs),
+    /// Store a blob that comes on stdin.
+    Ingest(IngestArgs),
+    /// List ingests that are not complete.
+    Active {
+        /// Only their keys.
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// List the blobs that are here.
+    List {
+        /// Only their digests.
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Print where blobs are on the disk.
+    Path {
+        /// Do not check that they are there.
+        #[arg(short = 'n', long)]
+        no_check: bool,
+        /// The blobs.
+        #[arg(required = true)]
+        digests: Vec<Digest>,
+    },
+    /// Print a blob.
+    Get {
+        /// The blob.
+        digest: Digest,
+    },
+    /// Delete blobs, and print which.
+    Delete {
+        /// The blobs.
+        #[arg(required = true)]
+        digests: Vec<Digest>,
+    },
+    /// Apply a layer that comes on stdin (tar, tar.gz or tar.zst) to a folder.
+    Apply {
+        /// The folder. It must exist.
+        dir: PathBuf,
+    },
+    /// Unpack images, and mount what was unpacked.
+    #[command(subcommand)]
+    Rootfs(RootfsCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RootfsCommand {
+    /// Unpack the layers of a manifest that was fetched, and print the ChainID.
+    Unpack {
+        /// The manifest.
+        manifest: Digest,
+    },
+    /// Prepare a writable root file system, and print the commands that mount it.
+    Prepare {
+        /// What `rootfs unpack` printed.
+        chain_id: Digest,
+        /// A name for the new snapshot.
+        key: String,
+        /// Where the printed commands mount it.
+        #[arg(long, default_value = "TARGET")]
+        target: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// Such as `redis`, `ghcr.io/owner/name:tag`, `127.0.0.1:5000/app@sha256:…`.
+    pub(crate) reference: Reference,
+    #[command(flatten)]
+    pub(crate) platforms: PlatformArgs,
+    /// Fetch for all platforms; the host's is unpacked.
+    #[arg(long, conflicts_with = "platform")]
+    all_platforms: bool,
+    /// Print events on stdout, one JSON object per line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl PullArgs {
+    pub(crate) fn platforms(&self) -> Platforms {
+        match self.all_platforms {
+            true => Platforms::All,
+            false => self.platforms.platforms(),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlatformArgs {
+    /// Another platform than this machine's.
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<Platform>,
+}
+
+impl PlatformArgs {
+    pub(crate) fn platforms(&self) -> Platforms {
+        self.platform.clone().map_or(Platforms::Host, Platforms::One)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IngestArgs {
+    /// A name for the ingest: the same name again resumes it.
+    pub(crate) key: String,
+    /// What the bytes must hash to.
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) expected_digest: Digest,
+    /// How many bytes there must be.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) expected_size: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Remove the container's file system when it ends.
+    #[arg(long)]
+    pub(crate) rm: bool,
+    /// A name for the container [default: made up].
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    /// The OCI runtime: a program, or `embedded` [default: the first of runc, crun, youki that is installed].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) runtime: Option<PathBuf>,
+    /// Share the host's network.
+    #[arg(long)]
+    pub(crate) host_network: bool,
+    #[command(flatten)]
+    pub(crate) platforms: PlatformArgs,
+    /// The image. It is pulled if it is not here.
+    pub(crate) reference: Reference,
+    /// What to run instead of the image's command.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<String>,
+}

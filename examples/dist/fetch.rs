@@ -1,0 +1,30 @@
+//! `pull`, `fetch` and `fetch-object`: content from a registry.
+
+use windlass::{PullOptions, Reference, Windlass, images::progress};
+
+use crate::{cli::PullArgs, content, display};
+
+pub(crate) async fn pull(windlass: &Windlass, arguments: PullArgs) -> anyhow::Result<()> {
+    get(windlass, arguments, true).await
+}
+
+pub(crate) async fn fetch(windlass: &Windlass, arguments: PullArgs) -> anyhow::Result<()> {
+    get(windlass, arguments, false).await
+}
+
+async fn get(windlass: &Windlass, arguments: PullArgs, unpack: bool) -> anyhow::Result<()> {
+    let (progress, events) = progress::channel();
+    let display = tokio::spawn(display::show(events, arguments.json));
+    let options = PullOptions::default().platforms(arguments.platforms()).progress(progress).unpack(unpack);
+    let pulled = windlass.pull_with(&arguments.reference, options).await;
+    let displayed = display.await?;
+    pulled?;
+    Ok(displayed?)
+}
+
+pub(crate) async fn object(windlass: &Windlass, reference: &Reference) -> anyhow::Result<()> {
+    let resolved = windlass.resolver().resolve(reference).await?;
+    let descriptor = resolved.descriptor;
+    let stream = resolved.fetcher.fetch(&descriptor, 0).await?;
+    content::copy_to_stdout(stream).await
+}

@@ -1,0 +1,47 @@
+use std::{io, path::PathBuf};
+
+/// The result of this crate's calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call failed: an error of one of the crates below, or one of the few that arise between them.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The content store refused.
+    #[error(transparent)]
+    Content(#[from] windlass_content::Error),
+
+    /// An image is not what it should be, or the list of images refused.
+    #[error(transparent)]
+    Images(#[from] windlass_images::Error),
+
+    /// No image of that name has been pulled.
+    #[error("no image {name} here; pull it first")]
+    NoImage {
+        /// The name, as [`Reference`](crate::Reference) normalises it.
+        name: String,
+    },
+
+    /// The registry, or the way to it, refused.
+    #[error(transparent)]
+    Remotes(#[from] windlass_remotes::Error),
+
+    /// A layer, the runtime spec or a bundle refused.
+    #[error(transparent)]
+    Rootfs(#[from] windlass_rootfs::Error),
+
+    /// The snapshotter refused.
+    #[error(transparent)]
+    Snapshot(#[from] windlass_snapshot::Error),
+
+    /// The operating system refused.
+    #[error("cannot {op} {}", path.display())]
+    Io {
+        /// What was being done, as a verb phrase: `"create"`.
+        op: &'static str,
+        /// What it was done to.
+        path: PathBuf,
+        /// What the system answered.
+        source: io::Error,
+    },
+}

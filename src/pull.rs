@@ -1,0 +1,158 @@
+use std::sync::Arc;
+
+use oci_spec::image::Descriptor;
+use windlass_images::{
+    ChainId, ChildrenHandler, HandlerExt, Image, Platform, Track, dispatch,
+    progress::{Event, Progress},
+};
+use windlass_reference::Reference;
+use windlass_remotes::{FetchHandler, Resolved};
+use windlass_rootfs::Unpacker;
+
+use crate::{Result, Windlass};
+
+/// Which platforms' images a pull fetches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Platforms {
+    /// The one that runs here.
+    #[default]
+    Host,
+    /// This one.
+    One(Platform),
+    /// All of them. What is unpacked is still the one that runs here.
+    All,
+}
+
+impl Platforms {
+    /// The one platform to unpack or run.
+    pub(crate) fn to_run(&self) -> Platform {
+        match self {
+            Self::Host | Self::All => Platform::host(),
+            Self::One(platform) => platform.clone(),
+        }
+    }
+}
+
+/// What a pull does beyond the defaults.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct PullOptions {
+    /// Which platforms to fetch. The host's by default.
+    pub platforms: Platforms,
+    /// Where events go. Nowhere by default.
+    pub progress: Progress,
+    /// Whether layers are unpacked into snapshots while they arrive. True by default.
+    pub unpack: bool,
+}
+
+impl Default for PullOptions {
+    fn default() -> Self {
+        Self { platforms: Platforms::default(), progress: Progress::default(), unpack: true }
+    }
+}
+
+impl PullOptions {
+    /// Sets which platforms to fetch.
+    pub fn platforms(self, platforms: Platforms) -> Self {
+        Self { platforms, ..self }
+    }
+
+    /// Sets where events go.
+    pub fn progress(self, progress: Progress) -> Self {
+        Self { progress, ..self }
+    }
+
+    /// Sets whether layers are unpacked.
+    pub fn unpack(self, unpack: bool) -> Self {
+        Self { unpack, ..self }
+    }
+}
+
+/// An image that is here now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Pulled {
+    /// The name it is recorded under.
+    pub name: String,
+    /// What the name stands for: a manifest or an index.
+    pub target: Descriptor,
+    /// The name of the unpacked root file system. `None` if it was not unpacked, or has no layers.
+    pub chain_id: Option<ChainId>,
+}
+
+impl Windlass {
+    /// Pulls an image for this host, unpacks it while it arrives, and records its name last.
+    ///
+    /// What is here already is not fetched again. Dropping the future keeps what came, for the next pull.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the registry, the image or the disk may answer. Nothing of the image is listed then.
+    pub async fn pull(&self, reference: &Reference) -> Result<Pulled> {
+        self.pull_with(reference, PullOptions::default()).await
+    }
+
+    /// As [`pull`](Self::pull), with options.
+    ///
+    /// # Errors
+    ///
+    /// As [`pull`](Self::pull).
+    pub async fn pull_with(&self, reference: &Reference, options: PullOptions) -> Result<Pulled> {
+        let PullOptions { platforms, progress, unpack } = options;
+        let Resolved { name, descriptor: target, fetcher } = self.resolver().resolve(reference).await?;
+        progress.send(Event::Resolved { name: name.clone(), descriptor: target.clone() });
+
+        // Fetch each node, then look inside for more.
+        let store = Arc::new(self.content().clone());
+        let children = ChildrenHandler::new(store.clone());
+        let children = match &platforms {
+            Platforms::All => children,
+            one => children.platform(one.to_run()),
+        };
+        let fetch = Track::new(progress.clone())
+            .then(FetchHandler::new(fetcher, store).progress(progress.clone()))
+            .then(children);
+
+        if unpack {
+            let unpacker = Unpacker::new(Arc::new(self.content().following()), self.open_snapshotter().await?)
+                .platform(platforms.to_run())
+                .limit(self.concurrency())
+                .progress(progress);
+            let pull = fetch.then(unpacker.handler());
+            unpacker.drive(dispatch(pull, target.clone(), self.concurrency())).await?;
+        } else {
+            dispatch(fetch, target.clone(), self.concurrency()).await?;
+        }
+
+        let chain_id = match unpack {
+            true => Image::open(self.content(), &target, &platforms.to_run()).await?.chain_id(),
+            false => None,
+        };
+        let this = self.clone();
+        let (recorded, descriptor) = (name.clone(), target.clone());
+        blocking(move || Ok(this.images().put(&recorded, &descriptor)?)).await?;
+        Ok(Pulled { name, target, chain_id })
+    }
+
+    /// Unpacks an image that is here, and gives its ChainID: `None` if it has no layers.
+    ///
+    /// # Errors
+    ///
+    /// As [`image`](Self::image), and [`Error::Rootfs`](crate::Error::Rootfs) if a layer cannot be applied.
+    pub async fn unpack(&self, manifest: &Descriptor) -> Result<Option<ChainId>> {
+        let unpacker = Unpacker::new(Arc::new(self.content().clone()), self.open_snapshotter().await?)
+            .limit(self.concurrency());
+        Ok(unpacker.unpack(manifest).await?.chain_id)
+    }
+
+    /// The snapshotter, opened off the runtime's workers.
+    pub(crate) async fn open_snapshotter(&self) -> Result<Arc<dyn windlass_snapshot::Snapshotter>> {
+        let this = self.clone();
+        blocking(move || this.snapshotter()).await
+    }
+}
+
+/// Runs disk work off the runtime's workers.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.expect("the work neither panics nor is aborted")
+}

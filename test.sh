@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Runs everything: format, lints, unit, doc and integration tests, against a real registry and real runtimes.
+# Installs what it needs with apt-get, as root, on Debian.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+say() { printf '\n== %s\n' "$*"; }
+
+# PROGRAM=PACKAGE: what the tests run, beside Rust.
+needs=(cc=gcc docker-registry=docker-registry runc=runc crun=crun mmdebstrap=mmdebstrap busybox=busybox-static
+    skopeo=skopeo jq=jq)
+missing=()
+for need in "${needs[@]}"; do
+    command -v "${need%%=*}" >/dev/null || missing+=("${need#*=}")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+    [ "$(id -u)" = 0 ] || { echo "test.sh: install ${missing[*]}, or run as root" >&2; exit 1; }
+    say "installing ${missing[*]}"
+    apt-get -qq update
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
+fi
+[ "$(id -u)" = 0 ] || { echo "test.sh: the tests mount file systems; run as root" >&2; exit 1; }
+
+say "redis, from Debian packages"
+tests/redis-rootfs.sh .cache/redis.tar
+
+say "format"
+cargo fmt --all --check
+say "lints"
+cargo clippy --workspace --all-targets --all-features -- -D warnings
+say "each crate alone, with the fewest features"
+for crate in reference content images remotes snapshot rootfs; do
+    cargo check --quiet -p "windlass-$crate" --no-default-features
+done
+say "unit and integration tests"
+cargo test --workspace --all-features --all-targets
+say "doc tests and documentation"
+cargo test --workspace --all-features --doc
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps --quiet
+say "all passed"
