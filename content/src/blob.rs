@@ -2,15 +2,21 @@
 
 use std::{
     fmt,
+    fs::File,
     io::{self, Read},
+    os::unix::fs::FileExt,
     sync::Arc,
 };
 
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use oci_spec::image::Digest;
+use tokio::task::spawn_blocking;
 
 use crate::{Error, Result};
+
+/// How much a stream reads at once, in bytes.
+const CHUNK: usize = 256 << 10;
 
 /// Bytes as they come, in chunks of any size.
 pub type ByteStream = BoxStream<'static, io::Result<Bytes>>;
@@ -28,9 +34,109 @@ pub trait ReadAt: fmt::Debug + Send + Sync {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
 }
 
+impl ReadAt for File {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        FileExt::read_at(self, buf, offset)
+    }
+}
+
+/// Bytes in memory are a blob, for tests and small stores.
+impl ReadAt for Bytes {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(self.len());
+        let read = buf.len().min(self.len() - start);
+        buf[..read].copy_from_slice(&self[start..start + read]);
+        Ok(read)
+    }
+}
+
 /// An open blob. Cheap to clone; clones read independently.
 #[derive(Clone, Debug)]
 pub struct Blob {
     source: Arc<dyn ReadAt>,
     size: u64,
+}
+
+impl Blob {
+    /// A blob of `size` bytes.
+    pub fn new(source: Arc<dyn ReadAt>, size: u64) -> Self {
+        Self { source, size }
+    }
+
+    /// How many bytes it has, or will have.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Reads some bytes at a position. Blocks. As [`ReadAt::read_at`].
+    ///
+    /// # Errors
+    ///
+    /// As [`ReadAt::read_at`].
+    pub fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.source.read_at(buf, offset)
+    }
+
+    /// A reader of the bytes from `from` on, counted from the start. Its reads block.
+    pub fn reader(&self, from: u64) -> BlobReader {
+        BlobReader { blob: self.clone(), position: from }
+    }
+
+    /// A stream of the bytes from `from` on. Reads happen on blocking threads, one chunk ahead of nobody.
+    pub fn stream(&self, from: u64) -> ByteStream {
+        Box::pin(stream::try_unfold(self.reader(from), |mut reader| async move {
+            let read = move || {
+                let mut buffer = vec![0; CHUNK];
+                let read = reader.read(&mut buffer)?;
+                buffer.truncate(read);
+                io::Result::Ok((reader, buffer))
+            };
+            let (reader, buffer) = spawn_blocking(read).await.map_err(io::Error::other)??;
+            Ok((!buffer.is_empty()).then(|| (Bytes::from(buffer), reader)))
+        }))
+    }
+
+    /// The whole blob in memory, read to its verified end.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooLarge`] before anything is read if the blob has more than `limit` bytes, [`Error::SizeMismatch`] if
+    /// it ends elsewhere than it said, [`Error::Source`] if it cannot be read. `digest` is for these messages.
+    pub async fn bytes(&self, digest: &Digest, limit: u64) -> Result<Bytes> {
+        if self.size > limit {
+            return Err(Error::TooLarge { digest: digest.clone(), size: self.size, limit });
+        }
+        let (mut reader, size) = (self.reader(0), self.size);
+        let read = move || {
+            let mut bytes = Vec::new();
+            reader.by_ref().take(size + 1).read_to_end(&mut bytes).map(|_| bytes)
+        };
+        let bytes = spawn_blocking(read)
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
+            .map_err(|source| Error::Source { digest: digest.clone(), source })?;
+        match bytes.len() as u64 == size {
+            true => Ok(bytes.into()),
+            false => Err(Error::SizeMismatch {
+                digest: digest.clone(),
+                expected: size,
+                actual: bytes.len() as u64,
+            }),
+        }
+    }
+}
+
+/// A blocking reader of a [`Blob`].
+#[derive(Debug)]
+pub struct BlobReader {
+    blob: Blob,
+    position: u64,
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.blob.read_at(buf, self.position)?;
+        self.position += read as u64;
+        Ok(read)
+    }
 }

@@ -20,7 +20,7 @@ mod store;
 #[cfg(feature = "testsuite")]
 pub mod testsuite;
 
-pub use blob::{Blob, ByteStream, ReadAt};
+pub use blob::{Blob, BlobReader, ByteStream, ReadAt};
 pub use error::{Error, Result};
 pub use ingester::{Ingest, Ingester, Writer, WriterExt};
 pub use local::{Durability, Following, LocalStore, Options};

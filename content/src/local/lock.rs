@@ -1,0 +1,95 @@
+//! One writer per ingest folder: an async mutex inside the process, a `flock` between processes.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    thread,
+};
+
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, oneshot};
+
+use super::disk::{self, io_error};
+use crate::Result;
+
+/// The locks that this process holds or waits for.
+#[derive(Debug, Default)]
+pub(super) struct Locks {
+    by_folder: Mutex<HashMap<PathBuf, Weak<AsyncMutex<()>>>>,
+}
+
+/// The right to write an ingest folder, until it is dropped. The kernel takes it back when the process dies.
+#[derive(Debug)]
+pub(super) struct Lock {
+    folder: PathBuf,
+    /// Before the turn: whoever is next in this process finds the file unlocked.
+    _file: File,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl Locks {
+    /// Waits for the lock of a folder, which is made if it is missing.
+    pub(super) async fn take(&self, folder: &Path) -> Result<Lock> {
+        let turn = self.turn(folder).lock_owned().await;
+        let (sender, receiver) = oneshot::channel();
+        let waited = folder.to_owned();
+        // A thread of its own: the wait may be long, and must not hold up the runtime when the program ends.
+        let wait = move || {
+            // Whoever asked may have gone meanwhile; then the lock goes with the message.
+            let _ = sender.send(lock_folder(&waited));
+        };
+        thread::Builder::new()
+            .name("windlass-lock".into())
+            .spawn(wait)
+            .map_err(io_error("start a thread that waits for", folder))?;
+        let file = receiver.await.expect("the thread always answers")?;
+        Ok(Lock { folder: folder.to_owned(), _file: file, _turn: turn })
+    }
+
+    /// The mutex of a folder; those that nobody uses any more are forgotten.
+    fn turn(&self, folder: &Path) -> Arc<AsyncMutex<()>> {
+        let mut by_folder = self.by_folder.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turn) = by_folder.get(folder).and_then(Weak::upgrade) {
+            return turn;
+        }
+        by_folder.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::new(AsyncMutex::new(()));
+        by_folder.insert(folder.to_owned(), Arc::downgrade(&turn));
+        turn
+    }
+}
+
+impl Lock {
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Removes the folder and all that is in it.
+    pub(super) fn discard(self) -> Result<()> {
+        disk::remove_folder(&self.folder)
+    }
+}
+
+/// Blocks until the folder is ours. The folder that was locked may have been removed by its last owner meanwhile:
+/// then the lock is of no use, and the wait begins again on the new one.
+fn lock_folder(folder: &Path) -> Result<File> {
+    loop {
+        fs::create_dir_all(folder).map_err(io_error("create", folder))?;
+        let file = match File::open(folder) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(source) => return Err(io_error("open", folder)(source)),
+        };
+        file.lock().map_err(io_error("lock", folder))?;
+        let ours = file.metadata().map_err(io_error("read", folder))?;
+        match fs::metadata(folder) {
+            Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => return Ok(file),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(io_error("read", folder)(source)),
+        }
+    }
+}

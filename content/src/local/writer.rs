@@ -1,0 +1,230 @@
+//! The writer of one ingest: a thread that hashes and writes, fed by a bounded channel.
+
+use std::{
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, Read, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use oci_spec::image::Descriptor;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Durability, Inner,
+    arrival::{Arrival, End},
+    disk::{self, IngestFolder, io_error},
+    lock::Lock,
+};
+use crate::{ByteStream, Error, Result, Writer, hash::Hasher};
+
+/// How many chunks may wait for the disk. With chunks of up to 64 KiB this is 4 MiB.
+const IN_FLIGHT: usize = 64;
+
+/// What the thread is told.
+enum Message {
+    Bytes(Bytes),
+    Commit(oneshot::Sender<Result<()>>),
+}
+
+/// Writes one blob. The thread behind it ends when this is dropped, and keeps the lock until then.
+#[derive(Debug)]
+pub(super) struct LocalWriter {
+    expected: Descriptor,
+    offset: u64,
+    messages: mpsc::Sender<Message>,
+    /// Why the thread stopped taking bytes, if it did.
+    failure: oneshot::Receiver<Error>,
+}
+
+impl LocalWriter {
+    /// Opens the ingest that `lock` is for, resumed if it was for the same content. Blocks on the disk.
+    pub(super) fn open(store: Arc<Inner>, lock: Lock, key: &str, expected: Descriptor) -> Result<Self> {
+        let hasher = Hasher::new(expected.digest())?;
+        let files = IngestFolder::new(lock.folder());
+        let data = files.data();
+        let resumed = files.read_expected().is_some_and(|earlier| {
+            earlier.digest() == expected.digest() && earlier.size() == expected.size()
+        });
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(!resumed)
+            .open(&data)
+            .map_err(io_error("open", &data))?;
+        if !resumed {
+            let note = serde_json::to_vec(&expected).expect("a descriptor can always be serialised");
+            fs::write(files.key(), key).map_err(io_error("write", &files.key()))?;
+            fs::write(files.expected(), note).map_err(io_error("write", &files.expected()))?;
+        }
+        let mut offset = file.metadata().map_err(io_error("read the size of", &data))?.len();
+        if offset > expected.size() {
+            file.set_len(0).map_err(io_error("truncate", &data))?;
+            offset = 0;
+        }
+        let followed = File::open(&data).map_err(io_error("open", &data))?;
+        let arrival = store.arrivals.begin(expected.digest(), followed, offset);
+
+        let (messages, inbox) = mpsc::channel(IN_FLIGHT);
+        let (report, failure) = oneshot::channel();
+        let ingest = Ingest {
+            store,
+            lock,
+            data,
+            file,
+            hasher,
+            written: 0,
+            expected: expected.clone(),
+            end: Abandon(arrival),
+        };
+        thread::Builder::new()
+            .name("windlass-ingest".into())
+            .spawn(move || ingest.run(offset, inbox, report))
+            .map_err(io_error("start a thread that writes to", Path::new("the content store")))?;
+        Ok(Self { expected, offset, messages, failure })
+    }
+
+    /// Why the thread is gone.
+    fn failure(&mut self) -> Error {
+        self.failure
+            .try_recv()
+            .unwrap_or_else(|_| Error::Abandoned { digest: self.expected.digest().clone() })
+    }
+}
+
+#[async_trait]
+impl Writer for LocalWriter {
+    fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    async fn append(&mut self, mut body: ByteStream) -> Result<()> {
+        let digest = || self.expected.digest().clone();
+        while let Some(bytes) = body.next().await {
+            let bytes = bytes.map_err(|source| Error::Source { digest: digest(), source })?;
+            let after = self.offset + bytes.len() as u64;
+            if after > self.expected.size() {
+                let expected = self.expected.size();
+                return Err(Error::SizeMismatch { digest: digest(), expected, actual: after });
+            }
+            if self.messages.send(Message::Bytes(bytes)).await.is_err() {
+                return Err(self.failure());
+            }
+            self.offset = after;
+        }
+        Ok(())
+    }
+
+    async fn commit(mut self: Box<Self>) -> Result<()> {
+        let (answer, committed) = oneshot::channel();
+        if self.messages.send(Message::Commit(answer)).await.is_err() {
+            return Err(self.failure());
+        }
+        match committed.await {
+            Ok(result) => result,
+            Err(_) => Err(self.failure()),
+        }
+    }
+}
+
+/// Tells those who follow a blob that it will not be completed, unless it was.
+#[derive(Debug)]
+struct Abandon(Arc<Arrival>);
+
+impl Drop for Abandon {
+    fn drop(&mut self) {
+        self.0.end(End::Abandoned);
+    }
+}
+
+/// The thread's side.
+#[derive(Debug)]
+struct Ingest {
+    store: Arc<Inner>,
+    lock: Lock,
+    data: PathBuf,
+    file: File,
+    hasher: Hasher,
+    written: u64,
+    expected: Descriptor,
+    end: Abandon,
+}
+
+impl Ingest {
+    fn run(mut self, resumed: u64, mut inbox: mpsc::Receiver<Message>, report: oneshot::Sender<Error>) {
+        if let Err(error) = self.hash_again(resumed) {
+            // Nobody listens if the writer was dropped already.
+            let _ = report.send(error);
+            return;
+        }
+        while let Some(message) = inbox.blocking_recv() {
+            match message {
+                Message::Bytes(bytes) => {
+                    if let Err(source) = self.write(&bytes) {
+                        let _ = report.send(io_error("write", &self.data)(source));
+                        return;
+                    }
+                }
+                Message::Commit(answer) => {
+                    let _ = answer.send(self.commit());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes what an earlier writer left into the hash, and leaves the file at its end.
+    fn hash_again(&mut self, resumed: u64) -> Result<()> {
+        let mut buffer = vec![0; 1 << 20];
+        while self.written < resumed {
+            let read = self.file.read(&mut buffer).map_err(io_error("read", &self.data))?;
+            if read == 0 {
+                break;
+            }
+            self.hasher.update(&buffer[..read]);
+            self.written += read as u64;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        // The followers' file is the same one: they see the bytes as soon as they are told of them.
+        self.file.write_all(bytes)?;
+        self.written += bytes.len() as u64;
+        self.end.0.advance(self.written);
+        self.hasher.update(bytes);
+        Ok(())
+    }
+
+    /// Verifies, makes durable, and gives the blob its name.
+    fn commit(self) -> Result<()> {
+        let Self { store, lock, data, file, hasher, written, expected, end } = self;
+        if written != expected.size() {
+            let digest = expected.digest().clone();
+            return Err(Error::SizeMismatch { digest, expected: expected.size(), actual: written });
+        }
+        let actual = hasher.finish();
+        if actual != *expected.digest() {
+            lock.discard()?;
+            return Err(Error::DigestMismatch { expected: expected.digest().clone(), actual });
+        }
+        file.set_permissions(Permissions::from_mode(0o444)).map_err(io_error("make read-only", &data))?;
+        if store.durability == Durability::Safe {
+            file.sync_data().map_err(io_error("sync", &data))?;
+        }
+        let blob = disk::blob_path(&store.root, expected.digest());
+        let folder = blob.parent().expect("a blob is in a folder");
+        disk::make_folder(folder, store.durability)?;
+        fs::rename(&data, &blob).map_err(io_error("give its name to", &blob))?;
+        disk::sync_folder(folder, store.durability)?;
+        end.0.end(End::Committed);
+        store.arrivals.announce();
+        lock.discard()
+    }
+}
