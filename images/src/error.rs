@@ -1,0 +1,77 @@
+use std::path::PathBuf;
+
+use oci_spec::image::Digest;
+
+use crate::BoxError;
+
+/// The result of this crate's calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why an image could not be read, walked or recorded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The content store refused.
+    #[error(transparent)]
+    Content(#[from] windlass_content::Error),
+
+    /// The list of images could not be read or written.
+    #[error("cannot {op} in the image list {}", path.display())]
+    Database {
+        /// What was being done, as a verb phrase: `"record an image"`.
+        op: &'static str,
+        /// The database.
+        path: PathBuf,
+        /// What SQLite answered.
+        source: rusqlite::Error,
+    },
+
+    /// A handler failed at a node.
+    #[error("cannot get {media_type} {digest}")]
+    Handler {
+        /// The node's media type.
+        media_type: String,
+        /// The node.
+        digest: Digest,
+        /// What the handler answered.
+        source: BoxError,
+    },
+
+    /// The content is not what its media type says.
+    #[error("{digest} is not a valid {what}: {reason}")]
+    Malformed {
+        /// What it should be: `"manifest"`.
+        what: &'static str,
+        /// The content.
+        digest: Digest,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// The index has nothing for the platform.
+    #[error("no image for {wanted} in {digest}; it has {available}")]
+    NoPlatform {
+        /// The platform that was asked for.
+        wanted: String,
+        /// The index.
+        digest: Digest,
+        /// What it has instead, separated by commas.
+        available: String,
+    },
+
+    /// A platform is not written as `os/arch` or `os/arch/variant`.
+    #[error("{platform:?} is no platform: write it as os/arch or os/arch/variant, such as linux/arm64/v8")]
+    Platform {
+        /// What was written.
+        platform: String,
+    },
+
+    /// The image list was written by a newer version of this library.
+    #[error("the image list {} has version {version}, which is newer than this program knows; update it", path.display())]
+    TooNew {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        version: i64,
+    },
+}
