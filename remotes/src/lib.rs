@@ -16,7 +16,7 @@ mod registry;
 mod resolver;
 
 pub use error::{Error, Result};
-pub use fetch_handler::FetchHandler;
-pub use fetcher::Fetcher;
+pub use fetch_handler::{FetchHandler, ingest_key};
+pub use fetcher::{Fetcher, FromFn, from_fn};
 pub use registry::{Builder, Registry};
 pub use resolver::{Resolved, Resolver};

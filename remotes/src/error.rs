@@ -1,0 +1,154 @@
+use std::io;
+
+use oci_spec::image::Digest;
+
+/// The result of this crate's calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a registry, or the way to it, refused.
+///
+/// URLs in it carry neither queries nor passwords.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The registry answered something that the protocol does not allow.
+    #[error("{url} gave an answer that cannot be used: {reason}")]
+    BadResponse {
+        /// What was asked.
+        url: String,
+        /// What is wrong with the answer.
+        reason: String,
+    },
+
+    /// The settings cannot be used.
+    #[error("cannot use the registry settings: {reason}")]
+    Config {
+        /// What is wrong, and with which setting.
+        reason: String,
+    },
+
+    /// No connection came about: a wrong name or port, or the registry is down.
+    #[error("registry {host} does not answer")]
+    Connect {
+        /// The registry, with its port.
+        host: String,
+        /// What was asked.
+        url: String,
+        /// The innermost cause.
+        source: io::Error,
+    },
+
+    /// The bytes are not the ones that the digest names. Asking again rarely helps.
+    #[error("{url} gave content of digest {actual} instead of {expected}")]
+    DigestMismatch {
+        /// What was asked.
+        url: String,
+        /// What was wanted.
+        expected: Digest,
+        /// What came.
+        actual: Digest,
+    },
+
+    /// There is nothing of that name. Some registries also answer so for what may not be read.
+    #[error("{name} not found in the registry")]
+    NotFound {
+        /// The reference, or the repository and digest, that was asked for.
+        name: String,
+        /// What was asked.
+        url: String,
+    },
+
+    /// The image is in Docker's format of before 2016, which this crate does not read.
+    #[error("{name} is a Docker schema 1 image, which is not supported; push it again with a current tool")]
+    SchemaOne {
+        /// The reference that was asked for.
+        name: String,
+    },
+
+    /// The registry refused for a reason of its own.
+    #[error("registry {host} answered {status} to {url}{}", detail(message))]
+    Status {
+        /// The registry, with its port.
+        host: String,
+        /// What was asked.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// The registry's own words. Empty if it had none.
+        message: String,
+    },
+
+    /// TLS cannot be spoken here: no provider is installed, or the system has no root certificates.
+    #[error("cannot set up TLS: {reason}")]
+    Tls {
+        /// What is missing, and what to do.
+        reason: String,
+    },
+
+    /// The answer is larger than the limit.
+    #[error("{url} has more than {limit} bytes, which is the limit for such answers")]
+    TooLarge {
+        /// What was asked.
+        url: String,
+        /// The limit, in bytes.
+        limit: u64,
+    },
+
+    /// The connection broke, or nothing came for too long.
+    #[error("the connection to registry {host} broke during {url}")]
+    Transport {
+        /// The registry, with its port.
+        host: String,
+        /// What was asked.
+        url: String,
+        /// The innermost cause.
+        source: io::Error,
+    },
+
+    /// The registry wants to know who asks, or does not let this caller read.
+    #[error("unauthorized: registry {host} denies access to {url}{}", detail(message))]
+    Unauthorized {
+        /// The registry, with its port.
+        host: String,
+        /// What was asked.
+        url: String,
+        /// The registry's own words. Empty if it had none.
+        message: String,
+    },
+}
+
+impl Error {
+    /// Whether the same call may succeed later without any change by the caller.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Transport { .. } => true,
+            Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
+            _ => false,
+        }
+    }
+}
+
+fn detail(message: &str) -> String {
+    match message.is_empty() {
+        true => String::new(),
+        false => format!(": {message}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_pass_is_transient() {
+        let status = |status| Error::Status {
+            host: "r.example".into(),
+            url: "https://r.example/v2/".into(),
+            status,
+            message: String::new(),
+        };
+        assert!(status(503).is_transient() && status(429).is_transient());
+        assert!(!status(400).is_transient());
+        assert_eq!(status(400).to_string(), "registry r.example answered 400 to https://r.example/v2/");
+    }
+}
