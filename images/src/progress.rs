@@ -13,6 +13,59 @@ use oci_spec::image::{Descriptor, Digest};
 use serde::Serialize;
 use tokio::sync::Notify;
 
+/// Makes the two ends of a queue of events.
+pub fn channel() -> (Progress, Events) {
+    let shared = Arc::new(Shared::default());
+    (Progress { sender: Some(Arc::new(Sender(shared.clone()))) }, Events { shared })
+}
+
+/// Where a pull sends its events. Clones send to the same place; the default sends nowhere.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    sender: Option<Arc<Sender>>,
+}
+
+impl Progress {
+    /// Sends an event. Never waits for the receiver.
+    pub fn send(&self, event: Event) {
+        if let Some(sender) = &self.sender {
+            sender.0.queue().push(event);
+            sender.0.changed.notify_one();
+        }
+    }
+}
+
+/// The receiving end.
+#[derive(Debug)]
+pub struct Events {
+    shared: Arc<Shared>,
+}
+
+impl Events {
+    /// The next event. `None` when all have been read and every sender is gone.
+    ///
+    /// Dropping the future loses no event.
+    pub async fn recv(&mut self) -> Option<Event> {
+        loop {
+            {
+                let mut queue = self.shared.queue();
+                let event = queue.pop();
+                if event.is_some() || queue.closed {
+                    return event;
+                }
+            }
+            self.shared.changed.notified().await;
+        }
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        // Nobody will read, so nothing need be kept from now on.
+        *self.shared.queue() = Queue { closed: true, ..Queue::default() };
+    }
+}
+
 /// What happened to a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "event")]
@@ -233,5 +286,140 @@ mod tests {
         tokio::task::yield_now().await;
         progress.send(Event::Exists { descriptor: node("a") });
         assert_eq!(waiting.await.expect("it does not panic"), Some(Event::Exists { descriptor: node("a") }));
+    }
+}
+
+impl Event {
+    /// What a newer count replaces. `None` for a change of state.
+    fn count_key(&self) -> Option<(Digest, Count)> {
+        match self {
+            Self::Downloading { descriptor, .. } => Some((descriptor.digest().clone(), Count::Downloading)),
+            Self::Unpacking { descriptor, .. } => Some((descriptor.digest().clone(), Count::Unpacking)),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Count {
+    Downloading,
+    Unpacking,
+}
+
+/// Shared by all clones of a [`Progress`]. Its drop is the end of the last of them.
+#[derive(Debug)]
+struct Sender(Arc<Shared>);
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.0.queue().closed = true;
+        self.0.changed.notify_one();
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Notify,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().expect("no method of the queue panics")
+    }
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    events: VecDeque<Event>,
+    /// How many events have been read: the number of the first one in `events`.
+    read: usize,
+    /// The numbers of the unread counts.
+    counts: HashMap<(Digest, Count), usize>,
+    /// One end is gone.
+    closed: bool,
+}
+
+impl Queue {
+    fn push(&mut self, event: Event) {
+        if self.closed {
+            return;
+        }
+        let number = self.read + self.events.len();
+        match event.count_key() {
+            Some(key) => {
+                let at = *self.counts.entry(key).or_insert(number);
+                match self.events.get_mut(at - self.read) {
+                    Some(unread) => *unread = event,
+                    None => self.events.push_back(event),
+                }
+            }
+            None => self.events.push_back(event),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Event> {
+        let event = self.events.pop_front()?;
+        self.read += 1;
+        if let Some(key) = event.count_key() {
+            self.counts.remove(&key);
+        }
+        Some(event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::image::MediaType;
+
+    use super::*;
+    use crate::testing::descriptor;
+
+    #[tokio::test]
+    async fn counts_that_nobody_read_are_replaced_and_states_are_kept() {
+        let (progress, mut events) = channel();
+        let node = descriptor(MediaType::ImageLayer);
+        let downloading = |offset| Event::Downloading { descriptor: node.clone(), offset };
+        let unpacking = |offset| Event::Unpacking { descriptor: node.clone(), offset };
+
+        progress.send(Event::Waiting { descriptor: node.clone() });
+        for offset in 0..100_000 {
+            progress.send(downloading(offset));
+            progress.send(unpacking(offset));
+        }
+        assert_eq!(events.shared.queue().events.len(), 3, "however many were sent");
+        assert_eq!(events.recv().await, Some(Event::Waiting { descriptor: node.clone() }));
+        assert_eq!(events.recv().await, Some(downloading(99_999)));
+        progress.send(downloading(100_000));
+        drop(progress);
+
+        assert_eq!(events.recv().await, Some(unpacking(99_999)));
+        assert_eq!(events.recv().await, Some(downloading(100_000)));
+        assert_eq!(events.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_receiver_wakes_up_for_events_and_for_the_end() {
+        let (progress, mut events) = channel();
+        let reader = tokio::spawn(async move { (events.recv().await.is_some(), events.recv().await) });
+        tokio::task::yield_now().await;
+
+        progress.clone().send(Event::Waiting { descriptor: descriptor(MediaType::ImageLayer) });
+        tokio::task::yield_now().await;
+        drop(progress);
+
+        assert_eq!(reader.await.expect("no panic"), (true, None));
+    }
+
+    #[test]
+    fn nothing_is_kept_when_nobody_will_read() {
+        let (progress, events) = channel();
+        let shared = events.shared.clone();
+        drop(events);
+
+        progress.send(Event::Waiting { descriptor: descriptor(MediaType::ImageLayer) });
+        Progress::default().send(Event::Waiting { descriptor: descriptor(MediaType::ImageLayer) });
+
+        assert!(shared.queue().events.is_empty());
     }
 }
