@@ -1,1 +1,30 @@
-//! Under construction.
+//! What the tests, benches and demos of windlass share.
+//!
+//! ```text
+//! Layer ──▶ ImageBuilder ──▶ Image ──push──▶ Registry (in-process, with faults)
+//!                                       └──▶ RealRegistry (Debian's docker-registry)
+//! folder ──read──▶ Tree ──diff──▶ what two folders differ in
+//! ```
+//!
+//! Everything here panics, with a reason, where a library would return an error: a test that cannot be set up
+//! has failed. Whatever is built from the same calls is the same to the last byte.
+
+mod demo;
+mod fault;
+mod http;
+mod image;
+mod layer;
+mod proc;
+mod registry;
+mod server;
+mod tree;
+
+pub use self::{
+    demo::demo_image,
+    fault::Fault,
+    image::{Image, ImageBuilder, Index},
+    layer::Layer,
+    proc::{RealRegistry, docker_registry, require},
+    registry::{Registry, RegistryBuilder, Request},
+    tree::{Node, NodeType, Tree, assert_same},
+};

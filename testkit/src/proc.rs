@@ -1,0 +1,183 @@
+//! Programs that the tests run, above all Debian's registry.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    process::{Child, ChildStderr, Command},
+};
+
+use crate::{http, image::Image};
+
+/// How long a registry may take until it listens.
+const START: Duration = Duration::from_secs(10);
+
+/// A `docker-registry` process on a free loopback port, over plain HTTP, with an empty folder of its own. It is
+/// killed, and its folder deleted, when this is dropped.
+#[derive(Debug)]
+pub struct RealRegistry {
+    host: String,
+    _process: Child,
+    _storage: TempDir,
+}
+
+impl RealRegistry {
+    /// Starts it. It answers when this returns.
+    pub async fn start() -> Self {
+        let program = require("docker-registry", "docker-registry");
+        let storage = tempfile::tempdir().expect("a temporary folder can be made");
+        let config = storage.path().join("config.yml");
+        fs::write(&config, config_in(storage.path())).expect("a new folder can be written to");
+        let mut process = Command::new(program)
+            .arg("serve")
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("docker-registry starts");
+        let mut log = BufReader::new(process.stderr.take().expect("it was asked for")).lines();
+        let host = tokio::time::timeout(START, listening(&mut log))
+            .await
+            .expect("docker-registry is slow to listen");
+        // Somebody must read the log, or the registry waits for it.
+        tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
+        let answer = http::send(&host, "GET", "/v2/", &[], b"").await;
+        assert_eq!(answer.status, 200, "docker-registry answers");
+        Self { host, _process: process, _storage: storage }
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub fn host(&self) -> String {
+        self.host.clone()
+    }
+
+    /// Uploads an image or an index, and all that it refers to; `tag` means its root.
+    pub async fn push(&self, image: &Image, repository: &str, tag: &str) {
+        let (manifests, blobs): (Vec<_>, Vec<_>) =
+            image.blobs.iter().partition(|(_, (media_type, _))| Image::is_manifest(media_type));
+        for (digest, (_, bytes)) in blobs {
+            self.push_blob(repository, digest, bytes).await;
+        }
+        // The registry refuses an index before it has what the index lists.
+        let root = image.root.digest().to_string();
+        for (digest, (media_type, bytes)) in manifests.iter().filter(|(digest, _)| **digest != root) {
+            self.push_manifest(repository, digest, media_type, bytes).await;
+        }
+        let (media_type, bytes) = &image.blobs[&root];
+        self.push_manifest(repository, tag, media_type, bytes).await;
+    }
+
+    async fn push_blob(&self, repository: &str, digest: &str, bytes: &[u8]) {
+        let path = format!("/v2/{repository}/blobs/uploads/");
+        let answer = http::send(&self.host, "POST", &path, &[], b"").await;
+        assert_eq!(answer.status, 202, "start an upload to {repository}: {answer:?}");
+        let location = answer.header("location").expect("an upload has a location");
+        let path = location.strip_prefix(&format!("http://{}", self.host)).unwrap_or(location);
+        let separator = if path.contains('?') { '&' } else { '?' };
+        let path = format!("{path}{separator}digest={digest}");
+        let headers = [("content-type", "application/octet-stream")];
+        let answer = http::send(&self.host, "PUT", &path, &headers, bytes).await;
+        assert_eq!(answer.status, 201, "upload {digest}: {answer:?}");
+    }
+
+    async fn push_manifest(&self, repository: &str, reference: &str, media_type: &str, bytes: &[u8]) {
+        let path = format!("/v2/{repository}/manifests/{reference}");
+        let answer = http::send(&self.host, "PUT", &path, &[("content-type", media_type)], bytes).await;
+        let text = String::from_utf8_lossy(&answer.body);
+        assert_eq!(answer.status, 201, "upload manifest {reference}: {text}");
+    }
+}
+
+/// Starts Debian's registry.
+pub async fn docker_registry() -> RealRegistry {
+    RealRegistry::start().await
+}
+
+/// The program of this name in `PATH`.
+///
+/// # Panics
+///
+/// If it is missing, with the Debian package to install.
+pub fn require(program: &str, package: &str) -> PathBuf {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = env::split_paths(&path).map(|folder| folder.join(program)).find(|it| it.is_file());
+    found.unwrap_or_else(|| panic!("{program} is missing: `apt-get install {package}`"))
+}
+
+fn config_in(storage: &Path) -> String {
+    let folder = storage.join("data");
+    format!(
+        "version: 0.1\n\
+         log: {{level: info, formatter: json, accesslog: {{disabled: true}}}}\n\
+         storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n\
+         http: {{addr: \"127.0.0.1:0\"}}\n",
+        folder.display()
+    )
+}
+
+/// Reads the log until the registry tells the port that the kernel has given it.
+async fn listening(log: &mut Lines<BufReader<ChildStderr>>) -> String {
+    let mut seen = String::new();
+    while let Some(line) = log.next_line().await.expect("its log is text") {
+        let entry: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+        if let Some(host) = entry["msg"].as_str().and_then(|it| it.strip_prefix("listening on ")) {
+            return host.to_owned();
+        }
+        seen += &line;
+        seen.push('\n');
+    }
+    panic!("docker-registry ended:\n{seen}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ImageBuilder, Index, Layer};
+
+    #[tokio::test]
+    async fn what_is_pushed_to_the_real_registry_can_be_read() {
+        let of = |platform: &str| {
+            let layer = Layer::new().file("platform", 0o644, platform.as_bytes());
+            ImageBuilder::new().platform(platform).layer(layer).build()
+        };
+        let docker = ImageBuilder::new().docker().layer(Layer::new().file("f", 0o644, b"x")).build();
+        let registry = docker_registry().await;
+        for image in [of("linux/amd64"), Index::of(&[of("linux/amd64"), of("linux/arm64")]), docker] {
+            registry.push(&image, "library/app", "latest").await;
+
+            for (reference, kind) in [("latest", "manifests"), (image.root.digest().as_ref(), "manifests")] {
+                let path = format!("/v2/library/app/{kind}/{reference}");
+                let media_type = image.root.media_type().to_string();
+                let answer =
+                    http::send(&registry.host(), "GET", &path, &[("accept", &media_type)], b"").await;
+                assert_eq!(answer.body, image.blob(image.root.digest()), "{reference}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dropped_real_registry_is_gone() {
+        let registry = docker_registry().await;
+        let host = registry.host();
+        let id = registry._process.id().expect("it runs");
+
+        drop(registry);
+
+        let status = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        assert!(status.is_empty() || tokio::net::TcpStream::connect(&host).await.is_err(), "{status}");
+    }
+
+    #[test]
+    #[should_panic(expected = "no-such-program is missing: `apt-get install some-package`")]
+    fn a_missing_program_names_its_package() {
+        require("no-such-program", "some-package");
+    }
+}
