@@ -3,16 +3,9 @@ use std::fmt;
 use oci_spec::image::Digest;
 use windlass_content::hash;
 
-/// The name of a stack of layers: what a snapshot with all of them applied is called.
+/// The name of a stack of layers: what their trees are together (image-spec, config.md, "Layer ChainID").
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ChainId(Digest);
-
-impl ChainId {
-    /// The name as a digest. It is no blob's digest unless the stack has one layer.
-    pub fn digest(&self) -> &Digest {
-        &self.0
-    }
-}
 
 impl AsRef<str> for ChainId {
     fn as_ref(&self) -> &str {
@@ -22,20 +15,22 @@ impl AsRef<str> for ChainId {
 
 impl fmt::Display for ChainId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_ref())
+        self.0.fmt(f)
     }
 }
 
-/// The ChainID of each layer on top of those before it. The last one names the whole stack.
+/// The ChainID after each layer, for DiffIDs that are given lowest first.
 pub fn chain_ids(diff_ids: &[Digest]) -> Vec<ChainId> {
-    let mut chain: Vec<ChainId> = Vec::with_capacity(diff_ids.len());
-    for diff_id in diff_ids {
-        chain.push(match chain.last() {
-            None => ChainId(diff_id.clone()),
-            Some(below) => ChainId(hash::sha256(format!("{below} {diff_id}").as_bytes())),
-        });
-    }
-    chain
+    let mut chain: Option<Digest> = None;
+    let step = |diff_id: &Digest| {
+        let next = match &chain {
+            None => diff_id.clone(),
+            Some(below) => hash::sha256(format!("{below} {diff_id}").as_bytes()),
+        };
+        chain = Some(next.clone());
+        ChainId(next)
+    };
+    diff_ids.iter().map(step).collect()
 }
 
 #[cfg(test)]
@@ -43,14 +38,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_layer_is_named_by_all_below_it() {
-        let ids: Vec<Digest> = [b"a", b"b", b"c"].map(|bytes| hash::sha256(bytes)).to_vec();
-
-        let chain = chain_ids(&ids);
-
-        let ab = hash::sha256(format!("{} {}", ids[0], ids[1]).as_bytes());
-        let abc = hash::sha256(format!("{ab} {}", ids[2]).as_bytes());
-        assert_eq!(chain.iter().map(ChainId::digest).collect::<Vec<_>>(), [&ids[0], &ab, &abc]);
-        assert_eq!(chain_ids(&[]), []);
+    fn the_lowest_chain_id_is_the_diff_id_and_each_further_one_hashes_two() {
+        let (a, b) = (hash::sha256(b"a"), hash::sha256(b"b"));
+        let chain = chain_ids(&[a.clone(), b.clone()]);
+        assert_eq!(chain[0].as_ref(), a.as_ref());
+        // printf '%s %s' "sha256:$(printf a | sha256sum | cut -c-64)" "sha256:$(printf b | …)" | sha256sum
+        assert_eq!(
+            chain[1].as_ref(),
+            "sha256:51c0c8ace48498d6f5fee6b0592cc06f2da0f3cbe09c5a34a97dce85c3889676"
+        );
+        assert!(chain_ids(&[]).is_empty());
     }
 }

@@ -2,93 +2,67 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use oci_spec::image::Descriptor;
-use windlass_content::Provider;
+use windlass_content::{Provider, ProviderExt};
 
-use crate::{BoxError, Handler, Next, Platform, Result, document, media_type};
+use crate::{
+    BoxError, Error, Handler, Next, Platform, Result, media_type,
+    view::{Index, Manifest},
+};
 
-/// Looks into indexes and manifests, and leads on to what they name.
-///
-/// It reads them from a store, so a handler before it has to put them there.
+/// The most a manifest or index may have, in bytes: what registries take, too.
+pub(crate) const MAX_MANIFEST: u64 = 4 << 20;
+
+/// Goes from an index to its manifests, and from a manifest to its config and layers.
 #[derive(Clone, Debug)]
 pub struct ChildrenHandler {
     provider: Arc<dyn Provider>,
     platform: Option<Platform>,
-    max_manifest_size: u64,
+    max_manifest: u64,
 }
 
 impl ChildrenHandler {
-    /// A handler that reads from this store.
+    /// A handler that reads manifests from `provider`, and visits those for all platforms.
     pub fn new(provider: Arc<dyn Provider>) -> Self {
-        Self { provider, platform: None, max_manifest_size: document::MAX_SIZE }
+        Self { provider, platform: None, max_manifest: MAX_MANIFEST }
     }
 
-    /// Follows only the best match for this platform in each index. All entries if not set.
+    /// Visits of each index only the manifest that runs best on this platform.
     pub fn platform(self, platform: Platform) -> Self {
         Self { platform: Some(platform), ..self }
     }
 
-    /// Refuses manifests and indexes of more than this many bytes. 4 MiB if not set.
-    pub fn max_manifest_size(self, max_manifest_size: u64) -> Self {
-        Self { max_manifest_size, ..self }
-    }
-
-    async fn children(&self, node: &Descriptor) -> Result<Vec<Descriptor>> {
-        if media_type::is_index(node.media_type()) {
-            let index = document::index(&*self.provider, node, self.max_manifest_size).await?;
-            return match &self.platform {
-                Some(platform) => Ok(vec![document::choose(node, &index.manifests, platform)?]),
-                None => Ok(index.manifests),
-            };
-        }
-        if media_type::is_manifest(node.media_type()) {
-            let manifest = document::manifest(&*self.provider, node, self.max_manifest_size).await?;
-            return Ok([vec![manifest.config], manifest.layers].concat());
-        }
-        Ok(Vec::new())
+    /// Refuses manifests and indexes that are larger, in bytes. 4 MiB if not set.
+    pub fn max_manifest(self, max_manifest: u64) -> Self {
+        Self { max_manifest, ..self }
     }
 }
 
 #[async_trait]
 impl Handler for ChildrenHandler {
     async fn handle(&self, node: &Descriptor) -> Result<Next, BoxError> {
-        Ok(Next::Visit(self.children(node).await?))
+        if media_type::is_index(node.media_type()) {
+            let bytes = self.provider.read(node, self.max_manifest).await?;
+            let index = Index::parse(node, &bytes)?;
+            return Ok(Next::Visit(match &self.platform {
+                None => index.manifests,
+                Some(platform) => vec![choose(node, &index, platform)?],
+            }));
+        }
+        if media_type::is_manifest(node.media_type()) {
+            let bytes = self.provider.read(node, self.max_manifest).await?;
+            let Manifest { config, layers } = Manifest::parse(node, &bytes)?;
+            return Ok(Next::Visit([vec![config], layers].concat()));
+        }
+        Ok(Next::Visit(vec![]))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use oci_spec::image::MediaType;
-
-    use super::*;
-    use crate::testing::{Memory, on};
-
-    #[tokio::test]
-    async fn an_index_leads_to_the_platforms_manifest_and_that_to_config_and_layers() {
-        let store = Arc::new(Memory::default());
-        let layer = store.add(MediaType::ImageLayer, "layer");
-        let arm = on(store.add_image(&[&layer], std::slice::from_ref(layer.digest())), "linux/arm64/v8");
-        let amd = on(store.add_image(&[], &[]), "linux/amd64");
-        let index = store.add_index(&[amd.clone(), arm.clone()]);
-        let all = ChildrenHandler::new(store);
-        let one = all.clone().platform(Platform::new("linux", "arm64", None));
-
-        assert_eq!(all.children(&index).await.expect("readable"), [amd, arm.clone()]);
-        assert_eq!(one.children(&index).await.expect("readable"), [arm.clone()]);
-        let below = one.children(&arm).await.expect("readable");
-        assert_eq!((below.len(), below[0].media_type(), &below[1]), (2, &MediaType::ImageConfig, &layer));
-        assert_eq!(one.children(&layer).await.expect("nothing to read"), []);
-    }
-
-    #[tokio::test]
-    async fn what_cannot_be_followed_says_why() {
-        let store = Arc::new(Memory::default());
-        let index = store.add_index(&[on(store.add_image(&[], &[]), "linux/s390x")]);
-        let handler = ChildrenHandler::new(store).platform(Platform::new("linux", "mips", None));
-
-        let none = handler.children(&index).await.expect_err("it has no such platform").to_string();
-        let large = handler.max_manifest_size(1).children(&index).await.expect_err("it is larger").to_string();
-
-        assert!(none.contains("no image for linux/mips") && none.ends_with("it offers linux/s390x"), "{none}");
-        assert!(large.ends_with("the limit is 1"), "{large}");
-    }
+/// The manifest of an index that runs best on a platform.
+pub(crate) fn choose(node: &Descriptor, index: &Index, platform: &Platform) -> Result<Descriptor> {
+    platform.best(&index.manifests).cloned().ok_or_else(|| {
+        let offered: Vec<_> =
+            index.manifests.iter().filter_map(Platform::of).map(|it| it.to_string()).collect();
+        let available = if offered.is_empty() { "nothing".to_owned() } else { offered.join(", ") };
+        Error::NoPlatform { wanted: platform.to_string(), digest: node.digest().clone(), available }
+    })
 }

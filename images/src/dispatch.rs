@@ -1,127 +1,104 @@
-use std::{
-    collections::{HashSet, VecDeque},
-    num::NonZeroUsize,
-    panic,
-    sync::Arc,
-};
+use std::{collections::HashSet, num::NonZeroUsize, sync::Arc};
 
 use oci_spec::image::Descriptor;
-use tokio::task::JoinSet;
+use tokio::{
+    sync::Semaphore,
+    task::{JoinError, JoinSet},
+};
 
-use crate::{Error, Handler, Next, Result};
+use crate::{BoxError, Error, Handler, Next, Result};
 
-/// Handles a node and everything below it, up to `limit` nodes at once, each digest once.
+/// Runs a handler on `root` and on all that is below it: siblings at the same time, at most `limit` nodes at once, each digest
+/// once.
 ///
-/// Each node has a task of its own. Dropping the future aborts them.
+/// Dropping the future stops all of it.
 ///
 /// # Errors
 ///
-/// [`Error::Handler`] for the first node whose handler fails. The other tasks have ended by then.
+/// [`Error::Handler`] with the first node that failed. What else was running is stopped.
 pub async fn dispatch(handler: impl Handler + 'static, root: Descriptor, limit: NonZeroUsize) -> Result<()> {
     let handler = Arc::new(handler);
+    let turns = Arc::new(Semaphore::new(limit.get()));
     let mut seen = HashSet::from([root.digest().clone()]);
-    let mut waiting = VecDeque::from([root]);
     let mut running = JoinSet::new();
-    loop {
-        while running.len() < limit.get()
-            && let Some(node) = waiting.pop_front()
-        {
-            let handler = handler.clone();
-            running.spawn(async move { visit(&*handler, &node).await });
-        }
-        match running.join_next().await {
-            None => return Ok(()),
-            Some(Ok(Ok(children))) => {
-                waiting.extend(children.into_iter().filter(|child| seen.insert(child.digest().clone())));
+    let start = |running: &mut JoinSet<_>, node: Descriptor| {
+        let (handler, turns) = (handler.clone(), turns.clone());
+        running.spawn(async move {
+            let _turn = turns.acquire().await.expect("the semaphore is never closed");
+            handler.handle(&node).await.map_err(|source| failed_at(&node, source))
+        });
+    };
+
+    start(&mut running, root);
+    while let Some(done) = running.join_next().await {
+        let Next::Visit(children) = done.unwrap_or_else(resume_panic)? else { continue };
+        for child in children {
+            if seen.insert(child.digest().clone()) {
+                start(&mut running, child);
             }
-            Some(Ok(Err(error))) => {
-                running.shutdown().await;
-                return Err(error);
-            }
-            Some(Err(failure)) => panic::resume_unwind(failure.into_panic()),
         }
     }
+    Ok(())
 }
 
-/// Calls the handler, and gives the children that it leads to.
-pub(crate) async fn visit(handler: &dyn Handler, node: &Descriptor) -> Result<Vec<Descriptor>> {
-    match handler.handle(node).await {
-        Ok(Next::Visit(children)) => Ok(children),
-        Ok(Next::Skip) => Ok(Vec::new()),
-        Err(source) => {
-            Err(Error::Handler { digest: node.digest().clone(), media_type: node.media_type().clone(), source })
-        }
-    }
+/// Says at which node a handler failed.
+pub(crate) fn failed_at(node: &Descriptor, source: BoxError) -> Error {
+    Error::Handler { media_type: node.media_type().to_string(), digest: node.digest().clone(), source }
+}
+
+/// A handler's panic is its caller's, as if it had been called here.
+fn resume_panic<T>(error: JoinError) -> T {
+    std::panic::resume_unwind(error.into_panic())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::{AtomicUsize, Ordering},
-        time::Duration,
-    };
+    use std::sync::Mutex;
 
     use oci_spec::image::MediaType;
+    use windlass_content::hash::sha256;
 
     use super::*;
-    use crate::{BoxError, testing::Memory};
 
-    fn nodes() -> [Descriptor; 4] {
-        let store = Memory::default();
-        ["root", "a", "b", "c"].map(|name| store.add(MediaType::ImageLayer, name))
+    fn node(name: &str) -> Descriptor {
+        Descriptor::new(MediaType::Other(name.into()), 1, sha256(name.as_bytes()))
     }
 
     #[tokio::test]
-    async fn every_digest_is_visited_once_and_no_more_at_once_than_the_limit() {
-        let [root, a, b, c] = nodes();
-        let (total, now, most) = <(Arc<AtomicUsize>, Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
-        let handler = {
-            let (root, total, most) = (root.clone(), total.clone(), most.clone());
-            move |node: Descriptor| {
-                let children = match node == root {
-                    true => vec![a.clone(), b.clone(), a.clone(), c.clone()],
-                    false => vec![root.clone()],
-                };
-                let (total, now, most) = (total.clone(), now.clone(), most.clone());
-                async move {
-                    total.fetch_add(1, Ordering::SeqCst);
-                    most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                    now.fetch_sub(1, Ordering::SeqCst);
-                    Ok::<_, BoxError>(Next::Visit(children))
-                }
+    async fn each_digest_is_visited_once_even_in_a_circle() {
+        let visited = Arc::new(Mutex::new(Vec::new()));
+        let log = visited.clone();
+        let handler = move |it: Descriptor| {
+            log.lock().expect("nobody panics").push(it.media_type().to_string());
+            async move {
+                Ok(Next::Visit(match it.media_type().as_ref() {
+                    "root" => vec![node("a"), node("b"), node("a")],
+                    "a" => vec![node("b"), node("root")],
+                    _ => vec![],
+                }))
             }
         };
 
-        dispatch(handler, root, NonZeroUsize::new(2).expect("two is not zero")).await.expect("nothing fails");
+        dispatch(handler, node("root"), NonZeroUsize::MIN).await.expect("no node fails");
 
-        assert_eq!((total.load(Ordering::SeqCst), most.load(Ordering::SeqCst)), (4, 2));
+        let mut visited = visited.lock().expect("nobody panics").clone();
+        visited.sort();
+        assert_eq!(visited, ["a", "b", "root"]);
     }
 
     #[tokio::test]
-    async fn the_first_error_names_its_node_and_ends_the_others() {
-        let [root, bad, slow, _] = nodes();
-        let alive = Arc::new(());
-        let handler = {
-            let (root, bad, alive) = (root.clone(), bad.clone(), alive.clone());
-            move |node: Descriptor| {
-                let (is_root, is_bad, alive) = (node == root, node == bad, alive.clone());
-                let children = vec![slow.clone(), bad.clone()];
-                async move {
-                    let _alive = alive;
-                    match (is_root, is_bad) {
-                        (true, _) => Ok(Next::Visit(children)),
-                        (_, true) => Err(BoxError::from("no")),
-                        _ => std::future::pending().await,
-                    }
-                }
+    async fn the_first_failure_ends_it_and_names_the_node() {
+        let handler = |it: Descriptor| async move {
+            match it.media_type().as_ref() {
+                "root" => Ok(Next::Visit(vec![node("bad"), node("endless")])),
+                "bad" => Err("no good".into()),
+                _ => std::future::pending().await,
             }
         };
 
-        let result = dispatch(handler, root, NonZeroUsize::new(4).expect("four is not zero")).await;
+        let err = dispatch(handler, node("root"), NonZeroUsize::new(8).expect("eight is not zero")).await;
 
-        let Err(Error::Handler { digest, source, .. }) = result else { panic!("{result:?}") };
-        assert_eq!((&digest, source.to_string()), (bad.digest(), "no".to_owned()));
-        assert_eq!(Arc::strong_count(&alive), 1, "no task is left");
+        let Err(Error::Handler { digest, source, .. }) = err else { panic!("{err:?}") };
+        assert_eq!((digest, source.to_string()), (sha256(b"bad"), "no good".to_owned()));
     }
 }

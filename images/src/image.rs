@@ -1,153 +1,95 @@
 use oci_spec::image::{Descriptor, Digest};
-use windlass_content::Provider;
+use windlass_content::{Provider, ProviderExt};
 
-use crate::{ChainId, Error, Platform, Result, chain_ids, document, media_type, view};
+use crate::{
+    ChainId, Error, Platform, Result, chain_ids,
+    children::{MAX_MANIFEST, choose},
+    media_type,
+    view::{Config, Index, Manifest},
+};
 
-/// How many indexes may stand above a manifest.
+/// How deep indexes may be in each other.
 const MAX_DEPTH: usize = 8;
 
-/// The image of one platform: its manifest and its config, read and checked against each other.
-#[derive(Clone, Debug)]
+/// One platform's image: its manifest and config, read and checked against each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
-    target: Descriptor,
-    manifest_descriptor: Descriptor,
-    manifest: view::Manifest,
-    config: view::Config,
+    descriptor: Descriptor,
+    manifest: Manifest,
+    config: Config,
 }
 
 impl Image {
-    /// Reads the image from a store. `target` is a manifest, or an index that has one for `platform`.
-    ///
-    /// The layers need not be there. A manifest is taken as it is, whatever platform its config names.
+    /// Goes from `target` (a manifest or an index) to the manifest for a platform, and reads it.
     ///
     /// # Errors
     ///
-    /// [`Error::NoPlatform`], [`Error::NotAnImage`], [`Error::LayerCount`] and [`Error::Malformed`] say what is wrong
-    /// with the image, [`Error::Content`] which part of it is missing.
+    /// [`Error::NoPlatform`], [`Error::Malformed`], and [`Error::Content`] if something is not in the store.
     pub async fn open(provider: &dyn Provider, target: &Descriptor, platform: &Platform) -> Result<Self> {
-        let mut manifest_descriptor = target.clone();
-        let mut depth = 0;
-        while media_type::is_index(manifest_descriptor.media_type()) {
-            depth += 1;
-            if depth > MAX_DEPTH {
-                return Err(Error::Malformed {
-                    what: format!("index {}", target.digest()),
-                    reason: format!("it has indexes in indexes, more than {MAX_DEPTH} deep"),
-                });
+        let mut node = target.clone();
+        for _ in 0..MAX_DEPTH {
+            if !media_type::is_index(node.media_type()) {
+                return Self::read(provider, &node).await;
             }
-            let index = document::index(provider, &manifest_descriptor, document::MAX_SIZE).await?;
-            manifest_descriptor = document::choose(&manifest_descriptor, &index.manifests, platform)?;
+            let index = Index::parse(&node, &provider.read(&node, MAX_MANIFEST).await?)?;
+            node = choose(&node, &index, platform)?;
         }
-        if !media_type::is_manifest(manifest_descriptor.media_type()) {
-            return Err(not_an_image(&manifest_descriptor, &manifest_descriptor));
-        }
-        let manifest = document::manifest(provider, &manifest_descriptor, document::MAX_SIZE).await?;
+        let reason = format!("indexes are nested more than {MAX_DEPTH} deep");
+        Err(Error::Malformed { what: "image", digest: target.digest().clone(), reason })
+    }
+
+    /// Reads the image that a manifest describes.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub async fn read(provider: &dyn Provider, descriptor: &Descriptor) -> Result<Self> {
+        let bytes = provider.read(descriptor, MAX_MANIFEST).await?;
+        let manifest = Manifest::parse(descriptor, &bytes)?;
+        let malformed = |reason| {
+            Err(Error::Malformed { what: "image manifest", digest: descriptor.digest().clone(), reason })
+        };
         if !media_type::is_config(manifest.config.media_type()) {
-            return Err(not_an_image(&manifest_descriptor, &manifest.config));
+            let what = manifest.config.media_type();
+            return malformed(format!(
+                "its config is {what}: it is an artifact, and cannot be unpacked or run"
+            ));
         }
-        let config = document::read(provider, &manifest.config, document::MAX_SIZE).await?;
-        let config = view::Config::parse(&manifest.config, &config)?;
-        if config.diff_ids.len() != manifest.layers.len() {
-            return Err(Error::LayerCount {
-                config: manifest.config.digest().clone(),
-                diff_ids: config.diff_ids.len(),
-                manifest: manifest_descriptor.digest().clone(),
-                layers: manifest.layers.len(),
-            });
+        let config = Config::parse(&manifest.config, &provider.read(&manifest.config, MAX_MANIFEST).await?)?;
+        let (layers, diff_ids) = (manifest.layers.len(), config.diff_ids().len());
+        if layers != diff_ids {
+            return malformed(format!("it has {layers} layers, and its config has {diff_ids} DiffIDs"));
         }
-        Ok(Self { target: target.clone(), manifest_descriptor, manifest, config })
+        Ok(Self { descriptor: descriptor.clone(), manifest, config })
     }
 
-    /// What was opened: the manifest, or an index above it.
-    pub fn target(&self) -> &Descriptor {
-        &self.target
-    }
-
-    /// What the manifest is named by.
-    pub fn manifest_descriptor(&self) -> &Descriptor {
-        &self.manifest_descriptor
-    }
-
-    /// The manifest.
-    pub fn manifest(&self) -> &view::Manifest {
-        &self.manifest
-    }
-
-    /// What the config is named by.
-    pub fn config_descriptor(&self) -> &Descriptor {
-        &self.manifest.config
+    /// The manifest's descriptor.
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
     }
 
     /// The config.
-    pub fn config(&self) -> &view::Config {
+    pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The layers as they are stored, the lowest first.
-    pub fn layers(&self) -> &[Descriptor] {
-        &self.manifest.layers
+    /// The layers, lowest first, each with the digest of its uncompressed bytes.
+    pub fn layers(&self) -> impl ExactSizeIterator<Item = (&Descriptor, &Digest)> {
+        self.manifest.layers.iter().zip(self.config.diff_ids())
     }
 
-    /// The digests of the uncompressed layers, as many and in the same order as [`layers`](Self::layers).
-    pub fn diff_ids(&self) -> &[Digest] {
-        &self.config.diff_ids
+    /// The ChainID after each layer, lowest first.
+    pub fn chain_ids(&self) -> Vec<ChainId> {
+        chain_ids(self.config.diff_ids())
     }
 
-    /// The name of all layers together. `None` if there are none.
+    /// The name of the whole root file system; `None` if the image has no layers.
     pub fn chain_id(&self) -> Option<ChainId> {
-        chain_ids(self.diff_ids()).pop()
-    }
-}
-
-fn not_an_image(content: &Descriptor, typed: &Descriptor) -> Error {
-    Error::NotAnImage { digest: content.digest().clone(), media_type: typed.media_type().clone() }
-}
-
-#[cfg(test)]
-mod tests {
-    use oci_spec::image::MediaType;
-    use windlass_content::hash;
-
-    use super::*;
-    use crate::testing::{Memory, on};
-
-    #[tokio::test]
-    async fn an_image_is_found_through_nested_indexes() {
-        let store = Memory::default();
-        let layer = store.add(MediaType::ImageLayer, "layer");
-        let diff_ids = [hash::sha256(b"layer")];
-        let manifest = on(store.add_image(&[&layer], &diff_ids), "linux/s390x");
-        let target = store.add_index(&[store.add_index(std::slice::from_ref(&manifest))]);
-        let platform = Platform::new("linux", "s390x", None);
-
-        let image = Image::open(&store, &target, &platform).await.expect("all is there");
-
-        assert_eq!((image.target(), image.manifest_descriptor()), (&target, &manifest));
-        assert_eq!((image.layers(), image.diff_ids()), (&[layer][..], &diff_ids[..]));
-        assert_eq!(image.chain_id().expect("it has a layer").digest(), &diff_ids[0]);
-        assert_eq!(image.config_descriptor(), &image.manifest().config);
-        assert_eq!(image.config().architecture, "amd64");
+        self.chain_ids().pop()
     }
 
-    #[tokio::test]
-    async fn what_is_no_image_says_why() {
-        let store = Memory::default();
-        let empty = store.add(MediaType::EmptyJSON, "{}");
-        let artifact = serde_json::json!({"schemaVersion": 2, "config": empty, "layers": []}).to_string();
-        let artifact = store.add(MediaType::ImageManifest, artifact);
-        let layer = store.add(MediaType::ImageLayer, "layer");
-        let count = store.add_image(&[&layer], &[]);
-        let missing = Memory::default().add_image(&[], &[]);
-        let docker = store.add("application/vnd.docker.distribution.manifest.v1+prettyjws", "{}");
-        for (target, why) in [
-            (&artifact, "is not a container image: its type is application/vnd.oci.empty.v1+json"),
-            (&layer, "is not a container image: its type is application/vnd.oci.image.layer.v1.tar"),
-            (&docker, "is not a container image"),
-            (&count, "lists 0 layers, but its manifest"),
-            (&missing, "cannot read application/vnd.oci.image.manifest.v1+json"),
-        ] {
-            let err = Image::open(&store, target, &Platform::host()).await.expect_err(why).to_string();
-            assert!(err.contains(why), "{why}: {err}");
-        }
+    /// Whether it runs on a platform.
+    pub fn runs_on(&self, platform: &Platform) -> bool {
+        platform.runs(&self.config.os, &self.config.architecture, self.config.variant.as_deref())
     }
 }

@@ -11,7 +11,6 @@
 mod chain;
 mod children;
 mod dispatch;
-mod document;
 mod error;
 mod handler;
 mod image;
@@ -19,8 +18,6 @@ pub mod media_type;
 mod platform;
 pub mod progress;
 mod store;
-#[cfg(test)]
-mod testing;
 mod then;
 mod track;
 pub mod view;

@@ -1,13 +1,11 @@
-use std::{env::consts, fmt, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use oci_spec::image::Descriptor;
 
-use crate::{Error, Result};
+use crate::Error;
 
-/// An operating system and a processor, by their Go names: `linux/amd64`, `linux/arm64/v8`.
-///
-/// Always normalised: `linux/x86_64` and `linux/amd64` are equal.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// An operating system and a CPU, in Go's words: `linux/arm64/v8`.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Platform {
     os: String,
     architecture: String,
@@ -15,41 +13,10 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// A platform, normalised.
-    pub fn new(os: &str, architecture: &str, variant: Option<&str>) -> Self {
-        let os = match os.to_lowercase().as_str() {
-            "macos" => "darwin".to_owned(),
-            os => os.to_owned(),
-        };
-        let architecture = architecture.to_lowercase();
-        let variant = variant.filter(|variant| !variant.is_empty()).map(str::to_lowercase);
-        let (architecture, variant) = match (architecture.as_str(), variant.as_deref()) {
-            ("x86_64" | "x86-64" | "amd64", None | Some("v1" | "1")) => ("amd64", None),
-            ("x86_64" | "x86-64" | "amd64", variant) => ("amd64", variant),
-            ("i386" | "i486" | "i586" | "i686" | "x86" | "386", _) => ("386", None),
-            ("aarch64" | "arm64", None | Some("8")) => ("arm64", Some("v8")),
-            ("aarch64" | "arm64", variant) => ("arm64", variant),
-            ("armhf", _) | ("arm", None | Some("7")) => ("arm", Some("v7")),
-            ("armel", _) | ("arm", Some("6")) => ("arm", Some("v6")),
-            ("arm", Some("5")) => ("arm", Some("v5")),
-            ("arm", Some("8")) => ("arm", Some("v8")),
-            ("powerpc64le", variant) => ("ppc64le", variant),
-            ("loongarch64", variant) => ("loong64", variant),
-            (architecture, variant) => (architecture, variant),
-        };
-        Self { os, architecture: architecture.to_owned(), variant: variant.map(str::to_owned) }
-    }
-
-    /// The one this program runs on. A 32-bit ARM counts as `v7`.
+    /// The one this program runs on.
     pub fn host() -> Self {
-        let architecture = match consts::ARCH {
-            "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
-            "powerpc64" => "ppc64",
-            "mips64" if cfg!(target_endian = "little") => "mips64le",
-            "mips" if cfg!(target_endian = "little") => "mipsle",
-            architecture => architecture,
-        };
-        Self::new(consts::OS, architecture, None)
+        let variant = (std::env::consts::ARCH == "arm").then_some("v7");
+        Self::normalised(std::env::consts::OS, std::env::consts::ARCH, variant)
     }
 
     /// The operating system: `linux`.
@@ -57,63 +24,78 @@ impl Platform {
         &self.os
     }
 
-    /// The processor: `amd64`.
+    /// The CPU: `amd64`.
     pub fn architecture(&self) -> &str {
         &self.architecture
     }
 
-    /// The kind of processor, where that matters: `v8`.
-    pub fn variant(&self) -> Option<&str> {
-        self.variant.as_deref()
-    }
-
-    /// Whether an image for `other` runs here.
-    pub fn matches(&self, other: &oci_spec::image::Platform) -> bool {
-        self.rank(&other.into()).is_some()
-    }
-
-    /// The descriptor that suits this platform best; the first of equals.
+    /// Which of these manifests runs best here; `None` if none does.
     ///
-    /// A descriptor that names no platform is taken only if nothing else runs here. Attestations, whose platform is
-    /// `unknown/unknown`, are never taken.
-    pub fn best<'a>(&self, descriptors: &'a [Descriptor]) -> Option<&'a Descriptor> {
-        descriptors
-            .iter()
-            .filter_map(|descriptor| match descriptor.platform() {
-                Some(platform) => self.rank(&platform.into()).map(|rank| (rank, descriptor)),
-                None => Some((usize::MAX, descriptor)),
-            })
-            .min_by_key(|(rank, _)| *rank)
-            .map(|(_, descriptor)| descriptor)
+    /// Exactly this platform comes first, then older variants that a newer CPU also runs, newest first, then a manifest
+    /// that says nothing of its platform. Among equals the first one counts.
+    pub fn best<'a>(&self, manifests: &'a [Descriptor]) -> Option<&'a Descriptor> {
+        let ranked = manifests.iter().filter_map(|manifest| Some((self.rank(manifest)?, manifest)));
+        ranked.min_by_key(|(rank, _)| *rank).map(|(_, manifest)| manifest)
     }
 
-    /// How well an image for `other` runs here: 0 is best, `None` not at all.
-    fn rank(&self, other: &Self) -> Option<usize> {
-        self.runs().iter().position(|runs| runs == other)
+    /// Whether an image that says to be for `os`, `architecture` and `variant` runs on this platform.
+    pub fn runs(&self, os: &str, architecture: &str, variant: Option<&str>) -> bool {
+        self.distance(&Self::normalised(os, architecture, variant)).is_some()
     }
 
-    /// What runs here, the best first.
-    fn runs(&self) -> Vec<Self> {
-        let level = self.variant().and_then(|variant| variant.strip_prefix('v')?.parse::<u8>().ok());
-        let of = |architecture: &'static str, levels: Vec<u8>| {
-            levels.into_iter().map(move |level| Self::new(&self.os, architecture, Some(&format!("v{level}"))))
+    /// How far a manifest is from what is wanted; 0 is it exactly.
+    fn rank(&self, manifest: &Descriptor) -> Option<u32> {
+        match Self::of(manifest) {
+            Some(offered) => self.distance(&offered),
+            None => Some(u32::MAX),
+        }
+    }
+
+    fn distance(&self, offered: &Self) -> Option<u32> {
+        if (&self.os, &self.architecture) != (&offered.os, &offered.architecture) {
+            return None;
+        }
+        // A CPU runs what was made for its predecessors.
+        self.level().checked_sub(offered.level())
+    }
+
+    /// The variant as a number, with the oldest where none is given: `v8` is 8.
+    fn level(&self) -> u32 {
+        let oldest = match self.architecture.as_str() {
+            "arm64" => 8,
+            "arm" => 7,
+            _ => 1,
         };
-        let lower = match (self.architecture(), level) {
-            ("amd64", level) => of("amd64", (1..level.unwrap_or(1)).rev().collect())
-                .chain([Self::new(&self.os, "386", None)])
-                .collect(),
-            ("arm64", Some(level)) => of("arm64", (8..level).rev().collect()).chain(of("arm", vec![8, 7, 6, 5])).collect(),
-            ("arm", Some(level)) => of("arm", (5..level).rev().collect()).collect(),
-            _ => Vec::new(),
-        };
-        [vec![self.clone()], lower].concat()
+        let number = |variant: &str| variant.strip_prefix('v')?.split('.').next()?.parse().ok();
+        self.variant.as_deref().and_then(number).unwrap_or(oldest)
     }
-}
 
-impl From<&oci_spec::image::Platform> for Platform {
-    fn from(platform: &oci_spec::image::Platform) -> Self {
-        let (os, architecture) = (platform.os().to_string(), platform.architecture().to_string());
-        Self::new(&os, &architecture, platform.variant().as_deref())
+    /// What a manifest says of its platform.
+    pub(crate) fn of(manifest: &Descriptor) -> Option<Self> {
+        let platform = manifest.platform().as_ref()?;
+        Some(Self::normalised(
+            &platform.os().to_string(),
+            &platform.architecture().to_string(),
+            platform.variant().as_deref(),
+        ))
+    }
+
+    fn normalised(os: &str, architecture: &str, variant: Option<&str>) -> Self {
+        let (architecture, implied) = match architecture.to_lowercase().as_str() {
+            "x86_64" | "x86-64" => ("amd64".to_owned(), None),
+            "aarch64" => ("arm64".to_owned(), None),
+            "x86" | "i386" | "i486" | "i586" | "i686" => ("386".to_owned(), None),
+            "armhf" => ("arm".to_owned(), Some("v7")),
+            "armel" => ("arm".to_owned(), Some("v6")),
+            "powerpc64le" => ("ppc64le".to_owned(), None),
+            other => (other.to_owned(), None),
+        };
+        let os = match os.to_lowercase().as_str() {
+            "macos" => "darwin".to_owned(),
+            other => other.to_owned(),
+        };
+        let variant = variant.filter(|variant| !variant.is_empty()).or(implied).map(str::to_lowercase);
+        Self { os, architecture, variant }
     }
 }
 
@@ -127,94 +109,69 @@ impl fmt::Display for Platform {
 impl FromStr for Platform {
     type Err = Error;
 
-    /// Parses `os/architecture` or `os/architecture/variant`.
-    fn from_str(text: &str) -> Result<Self> {
-        let is_word = |part: &&str| {
-            !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
-        };
-        let parts: Vec<&str> = text.split('/').collect();
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let parts: Vec<_> = text.split('/').collect();
         match parts[..] {
-            [os, architecture] if parts.iter().all(is_word) => Ok(Self::new(os, architecture, None)),
-            [os, architecture, variant] if parts.iter().all(is_word) => Ok(Self::new(os, architecture, Some(variant))),
-            _ => Err(Error::Malformed {
-                what: format!("platform {text:?}"),
-                reason: "write os/architecture or os/architecture/variant, such as linux/arm64/v8".into(),
-            }),
+            [os, architecture] if parts.iter().all(|part| !part.is_empty()) => {
+                Ok(Self::normalised(os, architecture, None))
+            }
+            [os, architecture, variant] if parts.iter().all(|part| !part.is_empty()) => {
+                Ok(Self::normalised(os, architecture, Some(variant)))
+            }
+            _ => Err(Error::Platform { platform: text.to_owned() }),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use oci_spec::image::MediaType;
-    use proptest::prelude::*;
+    use oci_spec::image::{MediaType, PlatformBuilder};
+    use windlass_content::hash::sha256;
 
     use super::*;
-    use crate::testing::{descriptor, on};
 
-    #[test]
-    fn platforms_are_normalised() {
-        for (text, normal) in [
-            ("linux/x86_64", "linux/amd64"),
-            ("linux/amd64/v1", "linux/amd64"),
-            ("linux/amd64/v3", "linux/amd64/v3"),
-            ("Linux/aarch64", "linux/arm64/v8"),
-            ("linux/arm64/v8", "linux/arm64/v8"),
-            ("linux/arm", "linux/arm/v7"),
-            ("linux/armel", "linux/arm/v6"),
-            ("linux/i686", "linux/386"),
-            ("macos/arm64", "darwin/arm64/v8"),
-        ] {
-            assert_eq!(text.parse::<Platform>().expect(text).to_string(), normal, "{text}");
-        }
-        for text in ["", "linux", "linux/", "/amd64", "linux/arm/v7/x", "linux/a b"] {
-            let err = text.parse::<Platform>().expect_err(text).to_string();
-            assert!(err.contains(&format!("{text:?}")) && err.contains("os/architecture"), "{text}: {err}");
-        }
-    }
-
-    #[test]
-    fn the_best_of_what_runs_is_chosen() {
-        for (wanted, offered, chosen) in [
-            ("linux/arm/v7", &["linux/arm/v5", "linux/arm/v6", "linux/arm/v8"][..], Some(1)),
-            ("linux/arm64", &["linux/arm/v7", "linux/arm64"], Some(1)),
-            ("linux/arm64", &["linux/amd64", "linux/arm/v7"], Some(1)),
-            ("linux/amd64", &["linux/386", "linux/amd64/v2", "linux/amd64"], Some(2)),
-            ("linux/amd64/v3", &["linux/amd64", "linux/amd64/v2", "linux/amd64/v4"], Some(1)),
-            ("linux/amd64", &["windows/amd64", "unknown/unknown"], None),
-            ("linux/amd64", &["-", "linux/amd64"], Some(1)),
-            ("linux/amd64", &["unknown/unknown", "-"], Some(1)),
-            ("linux/s390x", &[], None),
-        ] {
-            let plain = descriptor(MediaType::ImageManifest);
-            let offered: Vec<_> = offered
-                .iter()
-                .map(|platform| if *platform == "-" { plain.clone() } else { on(plain.clone(), platform) })
-                .collect();
-
-            let best = wanted.parse::<Platform>().expect(wanted).best(&offered);
-
-            let best = best.map(|best| offered.iter().position(|one| std::ptr::eq(one, best)).expect("one of them"));
-            assert_eq!(best, chosen, "{wanted}");
-        }
-    }
-
-    #[test]
-    fn the_host_runs_what_is_made_for_it() {
-        let host = Platform::host();
-
-        let made = on(descriptor(MediaType::ImageManifest), &host.to_string());
-
-        assert!(host.matches(made.platform().as_ref().expect("it was set")));
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_text_does_not_panic_and_what_parses_round_trips(text in "[a-z0-9/._ -]{0,24}") {
-            if let Ok(platform) = text.parse::<Platform>() {
-                let again = platform.to_string().parse::<Platform>().expect("it was written by us");
-                prop_assert_eq!(again, platform);
+    fn manifest(platform: &str) -> Descriptor {
+        let mut descriptor = Descriptor::new(MediaType::ImageManifest, 1, sha256(platform.as_bytes()));
+        if !platform.is_empty() {
+            let mut parts = platform.split('/');
+            let mut builder = PlatformBuilder::default()
+                .os(parts.next().expect("an os"))
+                .architecture(parts.next().expect("an architecture"));
+            if let Some(variant) = parts.next() {
+                builder = builder.variant(variant);
             }
+            descriptor.set_platform(Some(builder.build().expect("os and architecture are there")));
         }
+        descriptor
+    }
+
+    #[test]
+    fn the_nearest_variant_that_runs_is_chosen() {
+        for (wanted, offered, best) in [
+            ("linux/amd64", &["linux/arm64", "linux/amd64"][..], Some("linux/amd64")),
+            ("linux/arm64", &["linux/arm64/v8"], Some("linux/arm64/v8")),
+            ("linux/arm64/v8", &["linux/arm/v7", "linux/arm64"], Some("linux/arm64")),
+            ("linux/arm/v7", &["linux/arm/v5", "linux/arm/v6", "linux/arm64/v8"], Some("linux/arm/v6")),
+            ("linux/arm/v6", &["linux/arm/v7"], None),
+            ("linux/amd64", &["linux/amd64/v3", "linux/amd64"], Some("linux/amd64")),
+            ("linux/amd64", &["unknown/unknown", "windows/amd64"], None),
+            ("linux/amd64", &["", "linux/amd64"], Some("linux/amd64")),
+            ("linux/amd64", &[""], Some("")),
+        ] {
+            let manifests: Vec<_> = offered.iter().map(|platform| manifest(platform)).collect();
+            let wanted: Platform = wanted.parse().expect("it is a platform");
+            let chosen = wanted.best(&manifests).map(|it| it.digest().clone());
+            assert_eq!(chosen, best.map(|it| sha256(it.as_bytes())), "{wanted} of {offered:?}");
+        }
+    }
+
+    #[test]
+    fn other_names_mean_the_same() {
+        let same = |a: &str, b: &str| assert_eq!(a.parse::<Platform>().ok(), b.parse::<Platform>().ok());
+        same("linux/x86_64", "linux/amd64");
+        same("Linux/aarch64", "linux/arm64");
+        same("linux/armhf", "linux/arm/v7");
+        assert!("linux".parse::<Platform>().is_err());
+        assert!("linux//".parse::<Platform>().is_err());
     }
 }

@@ -1,34 +1,43 @@
 use std::{
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard},
-    time::{Duration, SystemTime},
+    sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use oci_spec::image::Descriptor;
-use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params, types::Type};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::{Error, Result};
 
-/// The schema that this version reads and writes.
-const SCHEMA: u32 = 1;
+/// The version of the tables below.
+const VERSION: i64 = 1;
 
-/// How long a call waits for another process that is writing.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+const TABLES: &str = "
+    CREATE TABLE images (
+        name    TEXT PRIMARY KEY,
+        target  TEXT NOT NULL,
+        created INTEGER NOT NULL,
+        updated INTEGER NOT NULL
+    ) STRICT;
+    PRAGMA user_version = 1;
+";
 
-/// The names of images, and what they stand for, in a SQLite database.
+/// The list of images: which name stands for which content.
 ///
-/// Several processes may share it. Calls block on the disk for a moment; what a call wrote survives a power cut.
+/// A SQLite database that several processes may use at once. Calls block on the disk, and are durable when they return.
 #[derive(Debug)]
 pub struct Store {
+    path: PathBuf,
     connection: Mutex<Connection>,
 }
 
-/// A name and what it stands for.
+/// An image in the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Record {
-    /// The normalised name.
+    /// The name, as the resolver gave it.
     pub name: String,
-    /// The root of the image: a manifest or an index.
+    /// What it stands for: a manifest or an index.
     pub target: Descriptor,
     /// When the name was first recorded.
     pub created: SystemTime,
@@ -37,176 +46,134 @@ pub struct Record {
 }
 
 impl Store {
-    /// Opens the database, and creates it if it is missing. Its folder must exist.
+    /// Opens a database, and creates it if it is missing.
     ///
     /// # Errors
     ///
-    /// [`Error::Schema`] if a newer version wrote it, [`Error::Database`] if it cannot be opened.
+    /// [`Error::Database`], and [`Error::TooNew`] if a newer version of this library wrote it.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        connect(path)
-            .map_err(|source| Error::Database { op: format!("open {}", path.display()), source })?
-            .map(|connection| Self { connection: Mutex::new(connection) })
-            .map_err(|found| Error::Schema { path: PathBuf::from(path), found, known: SCHEMA })
+        let path = path.as_ref().to_owned();
+        let failed = |source| Error::Database { op: "open tables", path: path.clone(), source };
+        let mut connection = Connection::open(&path).map_err(failed)?;
+        connection.busy_timeout(Duration::from_secs(30)).map_err(failed)?;
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+        connection.pragma_update(None, "synchronous", "FULL").map_err(failed)?;
+        let version = migrate(&mut connection).map_err(failed)?;
+        if version > VERSION {
+            return Err(Error::TooNew { path, version });
+        }
+        Ok(Self { path, connection: Mutex::new(connection) })
     }
 
-    /// Records what a name stands for now. An older record is replaced; its time of creation stays.
+    /// Records what a name stands for, in the place of what it stood for before.
     ///
     /// # Errors
     ///
-    /// [`Error::Database`]; nothing has changed then.
+    /// [`Error::Database`].
     pub fn put(&self, name: &str, target: &Descriptor) -> Result<()> {
-        let target = serde_json::to_string(target).expect("a descriptor has no map with other keys than text");
+        let target = serde_json::to_string(target).expect("a descriptor can always be serialised");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as i64;
         let statement = "INSERT INTO images (name, target, created, updated) VALUES (?1, ?2, ?3, ?3)
             ON CONFLICT (name) DO UPDATE SET target = excluded.target, updated = excluded.updated";
-        self.connection().execute(statement, params![name, target, now()]).map_err(cannot("record", name))?;
-        Ok(())
+        self.run("record an image", |it| it.execute(statement, params![name, target, now])).map(drop)
     }
 
-    /// What a name stands for.
+    /// What a name stands for; `None` if it is not in the list.
     ///
     /// # Errors
     ///
-    /// [`Error::Database`] if it cannot be read.
+    /// [`Error::Database`].
     pub fn get(&self, name: &str) -> Result<Option<Record>> {
-        self.connection()
-            .query_row("SELECT name, target, created, updated FROM images WHERE name = ?1", [name], record)
-            .optional()
-            .map_err(cannot("look up", name))
+        let statement = "SELECT name, target, created, updated FROM images WHERE name = ?1";
+        self.run("look up an image", |it| it.query_row(statement, [name], record).optional())
     }
 
-    /// All names, sorted.
+    /// All images, by name.
     ///
     /// # Errors
     ///
-    /// [`Error::Database`] if they cannot be read.
+    /// [`Error::Database`].
     pub fn list(&self) -> Result<Vec<Record>> {
-        let connection = self.connection();
-        let list = || {
-            connection
-                .prepare("SELECT name, target, created, updated FROM images ORDER BY name")?
-                .query_map([], record)?
-                .collect::<rusqlite::Result<_>>()
-        };
-        list().map_err(cannot("list", "names"))
+        let statement = "SELECT name, target, created, updated FROM images ORDER BY name";
+        self.run("list images", |it| it.prepare_cached(statement)?.query_map([], record)?.collect())
     }
 
-    /// Forgets a name, and says whether it was there. Its content stays.
+    /// Takes a name off the list. Returns whether it was there. The content stays.
     ///
     /// # Errors
     ///
-    /// [`Error::Database`]; nothing has changed then.
+    /// [`Error::Database`].
     pub fn delete(&self, name: &str) -> Result<bool> {
-        let deleted =
-            self.connection().execute("DELETE FROM images WHERE name = ?1", [name]).map_err(cannot("delete", name))?;
-        Ok(deleted > 0)
+        self.run("delete an image", |it| it.execute("DELETE FROM images WHERE name = ?1", [name]))
+            .map(|rows| rows > 0)
     }
 
-    fn connection(&self) -> MutexGuard<'_, Connection> {
-        self.connection.lock().expect("no call panics while it holds the connection")
+    fn run<T>(&self, op: &'static str, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        work(&connection).map_err(|source| Error::Database { op, path: self.path.clone(), source })
     }
 }
 
-/// Opens the database with our schema, or gives the newer schema that it has.
-fn connect(path: &Path) -> rusqlite::Result<Result<Connection, u32>> {
-    let mut connection = Connection::open(path)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    match transaction.pragma_query_value(None, "user_version", |row| row.get(0))? {
-        SCHEMA => {}
-        0 => {
-            transaction.execute_batch(
-                "CREATE TABLE images (
-                    name TEXT PRIMARY KEY,
-                    target TEXT NOT NULL, -- the descriptor, as JSON
-                    created INTEGER NOT NULL, -- nanoseconds since 1970
-                    updated INTEGER NOT NULL
-                ) STRICT, WITHOUT ROWID",
-            )?;
-            transaction.pragma_update(None, "user_version", SCHEMA)?;
-        }
-        newer => return Ok(Err(newer)),
+/// Brings the tables to our version, if they are older; gives the version they have.
+fn migrate(connection: &mut Connection) -> rusqlite::Result<i64> {
+    // Immediate: two processes that open a new database do this one after the other.
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let version = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version > 0 {
+        return Ok(version);
     }
+    transaction.execute_batch(TABLES)?;
     transaction.commit()?;
-    Ok(Ok(connection))
+    Ok(VERSION)
 }
 
 fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
     let target: String = row.get(1)?;
-    let target = serde_json::from_str(&target)
-        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(1, Type::Text, error.into()))?;
-    let time = |nanos: i64| SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos.unsigned_abs());
-    Ok(Record { name: row.get(0)?, target, created: time(row.get(2)?), updated: time(row.get(3)?) })
-}
-
-/// Nanoseconds since 1970; 0 if the clock stands before that.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-}
-
-fn cannot(verb: &str, object: &str) -> impl FnOnce(rusqlite::Error) -> Error {
-    let op = format!("{verb} {object}");
-    |source| Error::Database { op, source }
+    let target = serde_json::from_str(&target).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, error.into())
+    })?;
+    let time = |column| {
+        row.get(column)
+            .map(|millis: i64| UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or(0)))
+    };
+    Ok(Record { name: row.get(0)?, target, created: time(2)?, updated: time(3)? })
 }
 
 #[cfg(test)]
 mod tests {
     use oci_spec::image::MediaType;
+    use windlass_content::hash::sha256;
 
     use super::*;
-    use crate::testing::descriptor;
 
     #[test]
-    fn a_name_is_recorded_replaced_listed_and_deleted() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let store = Store::open(dir.path().join("images.db")).expect("a new database");
-        let (first, second) = (descriptor(MediaType::ImageManifest), descriptor(MediaType::ImageIndex));
+    fn what_one_process_records_another_sees() {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        let path = dir.path().join("images.db");
+        let (one, other) =
+            (Store::open(&path).expect("it opens"), Store::open(&path).expect("it opens twice"));
+        let target = |text: &[u8]| Descriptor::new(MediaType::ImageManifest, text.len() as u64, sha256(text));
 
-        store.put("b", &first).expect("room");
-        let created = store.get("b").expect("readable").expect("recorded").created;
-        store.put("b", &second).expect("room");
-        store.put("a", &first).expect("room");
+        one.put("b", &target(b"old")).expect("it is recorded");
+        one.put("a", &target(b"a")).expect("it is recorded");
+        one.put("b", &target(b"new")).expect("it is replaced");
 
-        let list = store.list().expect("readable");
-        assert_eq!(list.iter().map(|record| &*record.name).collect::<Vec<_>>(), ["a", "b"]);
-        assert_eq!((&list[1].target, list[1].created), (&second, created));
-        assert!(list[1].updated >= created);
-        assert_eq!((store.delete("b").expect("writable"), store.delete("b").expect("writable")), (true, false));
-        assert_eq!(store.get("b").expect("readable"), None);
+        let names: Vec<_> = other.list().expect("it lists").into_iter().map(|it| it.name).collect();
+        assert_eq!(names, ["a", "b"]);
+        let found = other.get("b").expect("it looks").expect("it is there");
+        assert_eq!(found.target, target(b"new"));
+        assert!(other.delete("b").expect("it deletes"));
+        assert!(!one.delete("b").expect("it looks"));
+        assert_eq!(one.get("b").expect("it looks"), None);
     }
 
     #[test]
-    fn many_connections_share_a_database_from_its_first_moment() {
-        let dir = tempfile::tempdir().expect("a folder");
+    fn a_list_of_a_newer_version_is_refused() {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
         let path = dir.path().join("images.db");
-
-        std::thread::scope(|scope| {
-            for worker in 0..8 {
-                let path = &path;
-                scope.spawn(move || {
-                    let store = Store::open(path).expect("others open it too");
-                    for n in 0..5 {
-                        let name = format!("{worker}-{n}");
-                        store.put(&name, &descriptor(MediaType::ImageManifest)).expect("others write too");
-                    }
-                });
-            }
-        });
-
-        assert_eq!(Store::open(&path).expect("it exists").list().expect("readable").len(), 40);
-    }
-
-    #[test]
-    fn a_newer_schema_is_refused() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let path = dir.path().join("images.db");
-        Connection::open(&path).expect("new").pragma_update(None, "user_version", 9).expect("writable");
-
-        let err = Store::open(&path).expect_err("it is newer").to_string();
-
-        assert!(err.contains("schema 9, newer than 1"), "{err}");
+        Connection::open(&path)
+            .and_then(|it| it.pragma_update(None, "user_version", 99))
+            .expect("it can be written");
+        assert!(matches!(Store::open(&path), Err(Error::TooNew { version: 99, .. })));
     }
 }

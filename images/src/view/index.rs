@@ -1,53 +1,24 @@
 use oci_spec::image::Descriptor;
+use serde::Deserialize;
 
-use super::document::{Document, malformed};
 use crate::Result;
 
-/// A list of manifests, mostly one for each platform.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An image index, or Docker's manifest list (image-spec, image-index.md).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
 pub struct Index {
-    /// The manifests, and sometimes further indexes, in their order.
+    /// Manifests, most of them with a platform, in the order of preference.
+    #[serde(default, deserialize_with = "super::or_default")]
     pub manifests: Vec<Descriptor>,
 }
 
 impl Index {
-    /// Reads an index from the bytes that the descriptor names.
+    /// Reads the bytes of an index.
     ///
     /// # Errors
     ///
-    /// [`Error::Malformed`](crate::Error::Malformed) if it is none, or is a manifest as well.
+    /// [`Error::Malformed`](crate::Error::Malformed) if it is none, or could as well be something else.
     pub fn parse(descriptor: &Descriptor, bytes: &[u8]) -> Result<Self> {
-        let document = Document::parse("index", descriptor, bytes)?;
-        let manifests = document.manifests.ok_or_else(|| malformed("index", descriptor, "it has no manifests"))?;
-        Ok(Self { manifests })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use oci_spec::image::MediaType;
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::testing::descriptor;
-
-    #[test]
-    fn null_manifests_are_none_and_missing_ones_are_refused() {
-        let index = descriptor(MediaType::ImageIndex);
-
-        let empty = Index::parse(&index, br#"{"schemaVersion":2,"manifests":null}"#).expect("null is empty");
-        let missing = Index::parse(&index, br#"{"schemaVersion":2}"#).expect_err("there is no list");
-        let confused = Index::parse(&index, br#"{"manifests":[],"layers":[]}"#).expect_err("it is two things");
-
-        assert_eq!(empty.manifests, []);
-        assert!(missing.to_string().ends_with("it has no manifests"), "{missing}");
-        assert!(confused.to_string().contains("both an index and a manifest"), "{confused}");
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
-            let _ = Index::parse(&descriptor(MediaType::ImageIndex), &bytes);
-        }
+        super::parse_unambiguous("index", descriptor, bytes, &["config", "layers", "fsLayers"])
     }
 }
