@@ -69,13 +69,15 @@ impl fmt::Debug for Image {
     }
 }
 
+type Change = Box<dyn FnOnce(&mut Value) + Send>;
+
 /// Builds an [`Image`].
 #[derive(Default)]
 pub struct ImageBuilder {
     platform: Option<String>,
     layers: Vec<Layer>,
     settings: serde_json::Map<String, Value>,
-    change: Option<Box<dyn FnOnce(&mut Value) + Send>>,
+    change: Option<Change>,
     docker: bool,
 }
 

@@ -370,7 +370,7 @@ mod tests {
             .mtime(1_700_000_000)
             .file("old", 0o600, b"")
             .mtime(-5)
-            .xattr("user.note", b"\0binary\n");
+            .xattr("user.note", b"\0binary");
 
         let tar = layer.tar();
 
@@ -395,7 +395,7 @@ mod tests {
             .map(|it| (it.key().expect("it is UTF-8").to_owned(), it.value_bytes().to_vec()))
             .collect();
         assert_eq!(records[0], ("mtime".to_owned(), b"-5".to_vec()));
-        assert_eq!(records[1], ("SCHILY.xattr.user.note".to_owned(), b"\0binary\n".to_vec()));
+        assert_eq!(records[1], ("SCHILY.xattr.user.note".to_owned(), b"\0binary".to_vec()));
     }
 
     #[test]

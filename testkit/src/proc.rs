@@ -3,14 +3,14 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
-    process::{Child, ChildStderr, Command},
+    process::ChildStderr,
 };
 
 use crate::{http, image::Image};
@@ -23,7 +23,7 @@ const START: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct RealRegistry {
     host: String,
-    _process: Child,
+    process: Child,
     _storage: TempDir,
 }
 
@@ -40,18 +40,21 @@ impl RealRegistry {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
             .spawn()
             .expect("docker-registry starts");
-        let mut log = BufReader::new(process.stderr.take().expect("it was asked for")).lines();
-        let host = tokio::time::timeout(START, listening(&mut log))
-            .await
-            .expect("docker-registry is slow to listen");
+        let stderr = process.stderr.take().expect("it was asked for");
+        // From here on the process ends with this value, also when it is never ready.
+        let mut registry = Self { host: String::new(), process, _storage: storage };
+        let stderr = ChildStderr::from_std(stderr).expect("a pipe can be read asynchronously");
+        let mut log = BufReader::new(stderr).lines();
+        let listening = tokio::time::timeout(START, listening(&mut log)).await;
+        registry.host =
+            listening.unwrap_or_else(|_| panic!("docker-registry does not listen after {START:?}"));
         // Somebody must read the log, or the registry waits for it.
         tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
-        let answer = http::send(&host, "GET", "/v2/", &[], b"").await;
+        let answer = http::send(&registry.host, "GET", "/v2/", &[], b"").await;
         assert_eq!(answer.status, 200, "docker-registry answers");
-        Self { host, _process: process, _storage: storage }
+        registry
     }
 
     /// `127.0.0.1:PORT`.
@@ -93,6 +96,13 @@ impl RealRegistry {
         let answer = http::send(&self.host, "PUT", &path, &[("content-type", media_type)], bytes).await;
         let text = String::from_utf8_lossy(&answer.body);
         assert_eq!(answer.status, 201, "upload manifest {reference}: {text}");
+    }
+}
+
+impl Drop for RealRegistry {
+    fn drop(&mut self) {
+        // Waited for, so that its port and its folder are free afterwards. A killed process ends at once.
+        self.process.kill().and_then(|()| self.process.wait()).expect("a child can be killed and waited for");
     }
 }
 
@@ -167,12 +177,12 @@ mod tests {
     async fn a_dropped_real_registry_is_gone() {
         let registry = docker_registry().await;
         let host = registry.host();
-        let id = registry._process.id().expect("it runs");
+        let id = registry.process.id();
 
         drop(registry);
 
-        let status = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-        assert!(status.is_empty() || tokio::net::TcpStream::connect(&host).await.is_err(), "{status}");
+        assert!(!Path::new(&format!("/proc/{id}")).exists());
+        assert!(tokio::net::TcpStream::connect(&host).await.is_err());
     }
 
     #[test]
