@@ -299,7 +299,7 @@ mod tests {
 
         #[test]
         fn names_round_trip_in_both_forms(
-            text in "((localhost|[a-z]{1,3}\\.[A-Za-z]{1,3}|\\[::1\\])(:[1-9][0-9]{0,3})?/)?[a-z0-9]{1,4}([._-][a-z0-9]{1,3}){0,2}(/[a-z]{1,3}){0,3}(:[A-Za-z_][a-z.-]{0,5})?",
+            text in "((localhost|[a-z]{1,3}\\.[A-Za-z]{1,3}|\\[::1\\])(:[1-9][0-9]{0,3})?/)?[a-z0-9]{1,4}(/[a-z]{1,3}([._-][a-z0-9]{1,3}){0,2}){0,3}(:[A-Za-z_][a-z.-]{0,5})?",
         ) {
             let reference = Reference::parse(&text).expect("made by the grammar");
             prop_assert_eq!(&Reference::parse(&reference.to_string()), &Ok(reference.clone()));
