@@ -115,11 +115,10 @@ impl Windlass {
 
         if unpack {
             let unpacker = Unpacker::new(Arc::new(self.content().following()), self.open_snapshotter().await?)
-                .platform(platforms.to_run())
                 .limit(self.concurrency())
                 .progress(progress);
-            let pull = fetch.then(unpacker.handler());
-            unpacker.drive(dispatch(pull, target.clone(), self.concurrency())).await?;
+            let (unpack, unpacking) = unpacker.alongside(platforms.to_run());
+            unpacking.drive(dispatch(fetch.then(unpack), target.clone(), self.concurrency())).await?;
         } else {
             dispatch(fetch, target.clone(), self.concurrency()).await?;
         }

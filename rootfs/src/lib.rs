@@ -11,13 +11,10 @@
 
 mod applier;
 pub mod apply;
-mod bundle;
 pub mod compression;
 mod error;
-pub mod spec;
 mod unpacker;
 
-pub use applier::{Applied, Applier, LayerStream, TarApplier};
-pub use bundle::Bundle;
+pub use applier::{Applier, LayerStream, TarApplier};
 pub use error::{Error, Result};
-pub use unpacker::{Unpacked, Unpacker};
+pub use unpacker::{UnpackHandler, Unpacked, Unpacker, Unpacking};

@@ -12,7 +12,10 @@
 //!
 //! All calls block; none needs an async runtime.
 
+mod copy;
 mod error;
+mod files;
+mod folders;
 mod metadata;
 pub mod mount;
 mod native;

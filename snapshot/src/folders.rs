@@ -1,0 +1,188 @@
+//! What every driver that keeps one folder per snapshot shares: ids, files and rows in the right order.
+
+use std::{
+    fs::File,
+    ops::ControlFlow,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FlockOperation, flock, syncfs};
+
+use crate::{
+    Commit, Durability, Error, Info, Kind, Result, Usage, files,
+    metadata::{Check, Metadata, Row},
+};
+
+/// `<root>/metadata.db`, and `<root>/snapshots/<id>/fs` for each row.
+///
+/// A folder is made before its row gets a name, and removed after the row lost it; so a crash leaves only folders that
+/// nobody sees. Whoever makes one holds `<root>/lock` shared. Cleanup takes it alone while it looks for what is
+/// left over, and as ids are never used twice, needs no lock while it removes that.
+#[derive(Debug)]
+pub(crate) struct Folders {
+    root: PathBuf,
+    durability: Durability,
+    pub(crate) metadata: Metadata,
+}
+
+impl Folders {
+    /// Opens or creates the root.
+    pub(crate) fn open(root: &Path, durability: Durability) -> Result<Self> {
+        let snapshots = root.join("snapshots");
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(&snapshots)
+            .map_err(|source| io("create", &snapshots, source))?;
+        // Mounts name their folders in full, wherever the program is when it mounts them.
+        let root = root.canonicalize().map_err(|source| io("resolve", root, source))?;
+        let metadata = Metadata::open(&root.join("metadata.db"))?;
+        Ok(Self { root, durability, metadata })
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The folder of a snapshot: `fs` in it is its tree.
+    pub(crate) fn folder(&self, id: i64) -> PathBuf {
+        self.root.join("snapshots").join(id.to_string())
+    }
+
+    pub(crate) fn tree(&self, id: i64) -> PathBuf {
+        self.folder(id).join("fs")
+    }
+
+    /// Makes a snapshot; `fill` makes what is in its folder, given that of the parent.
+    pub(crate) fn create(
+        &self,
+        key: &str,
+        kind: Kind,
+        parent: Option<&str>,
+        fill: impl FnOnce(&Path, Option<&Path>) -> Result<()>,
+    ) -> Result<Row> {
+        if self.metadata.find(key)?.is_some() {
+            return Err(Error::Exists { name: key.to_owned() });
+        }
+        let below = parent.map(|name| self.metadata.get(name)).transpose()?;
+        if let Some(row) = below.as_ref().filter(|row| row.info.kind != Kind::Committed) {
+            return Err(Error::NotCommitted { name: row.info.name.clone() });
+        }
+        let _lock = self.lock(FlockOperation::LockShared)?;
+        let id = self.metadata.reserve()?;
+        let folder = self.folder(id);
+        let made = (|| {
+            mkdir(&folder, 0o711)?;
+            fill(&folder, below.map(|row| self.folder(row.id)).as_deref())?;
+            self.metadata.publish(id, key, kind, parent)
+        })();
+        if let Err(err) = made {
+            self.discard(id);
+            return Err(err);
+        }
+        self.metadata.get(key)
+    }
+
+    pub(crate) fn usage(&self, name: &str) -> Result<Usage> {
+        let row = self.metadata.get(name)?;
+        if row.info.kind == Kind::Committed { Ok(row.usage) } else { files::usage(&self.tree(row.id)) }
+    }
+
+    pub(crate) fn commit(&self, commits: &[Commit<'_>], check: Check) -> Result<()> {
+        let mut usages = Vec::with_capacity(commits.len());
+        for commit in commits {
+            let row = self.metadata.get(commit.key)?;
+            if row.info.kind != Kind::Active {
+                return Err(Error::NotActive { name: commit.key.to_owned() });
+            }
+            usages.push(files::usage(&self.tree(row.id))?);
+        }
+        if self.durability == Durability::Safe && !commits.is_empty() {
+            let root = File::open(&self.root).map_err(|source| io("open", &self.root, source))?;
+            syncfs(&root).map_err(|err| io("sync", &self.root, err.into()))?;
+        }
+        for id in self.metadata.commit(commits, &usages, check)? {
+            self.discard(id);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn remove(&self, name: &str) -> Result<()> {
+        let id = self.metadata.remove(name)?;
+        self.discard(id);
+        Ok(())
+    }
+
+    pub(crate) fn walk(&self, visit: &mut dyn FnMut(Info) -> ControlFlow<()>) -> Result<()> {
+        let mut rows = self.metadata.all()?;
+        let mut seen = std::collections::HashSet::new();
+        while !rows.is_empty() {
+            let (ready, rest): (Vec<_>, Vec<_>) =
+                rows.into_iter().partition(|row| row.parent.is_none_or(|parent| seen.contains(&parent)));
+            if ready.is_empty() {
+                break;
+            }
+            for row in ready {
+                seen.insert(row.id);
+                if visit(row.info).is_break() {
+                    return Ok(());
+                }
+            }
+            rows = rest;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn cleanup(&self) -> Result<u64> {
+        let mut freed = 0;
+        for id in self.leftovers()? {
+            let folder = self.folder(id);
+            if folder.exists() {
+                freed += files::usage(&folder)?.bytes;
+                files::remove(&folder)?;
+            }
+            self.metadata.delete(id)?;
+        }
+        Ok(freed)
+    }
+
+    fn leftovers(&self) -> Result<Vec<i64>> {
+        let _lock = self.lock(FlockOperation::LockExclusive)?;
+        let mut ids = self.metadata.nameless()?;
+        let known: std::collections::HashSet<i64> =
+            self.metadata.all()?.iter().map(|row| row.id).chain(ids.iter().copied()).collect();
+        let snapshots = self.root.join("snapshots");
+        for entry in std::fs::read_dir(&snapshots).map_err(|source| io("read", &snapshots, source))? {
+            let entry = entry.map_err(|source| io("read", &snapshots, source))?;
+            let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            ids.extend(id.filter(|id| !known.contains(id)));
+        }
+        Ok(ids)
+    }
+
+    /// Removes the files of a snapshot that nobody sees. What cannot be removed now is left to cleanup.
+    fn discard(&self, id: i64) {
+        if let Err(err) = files::remove(&self.folder(id)).and_then(|()| self.metadata.delete(id)) {
+            tracing::warn!(id, error = &err as &dyn std::error::Error, "files of a removed snapshot are left to cleanup");
+        }
+    }
+
+    fn lock(&self, operation: FlockOperation) -> Result<File> {
+        let path = self.root.join("lock");
+        let file = File::options().create(true).append(true).open(&path).map_err(|source| io("open", &path, source))?;
+        flock(&file, operation).map_err(|err| io("lock", &path, err.into()))?;
+        Ok(file)
+    }
+}
+
+/// Makes a folder with exactly that mode, whatever the umask.
+pub(crate) fn mkdir(path: &Path, mode: u32) -> Result<()> {
+    rustix::fs::mkdir(path, mode.into())
+        .and_then(|()| rustix::fs::chmod(path, mode.into()))
+        .map_err(|err| io("create", path, err.into()))
+}
+
+pub(crate) fn io(op: &'static str, path: &Path, source: std::io::Error) -> Error {
+    Error::Io { op, path: path.to_owned(), source }
+}

@@ -1,0 +1,314 @@
+//! Which snapshots there are, in SQLite: shared by all processes that use one root.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use rusqlite::{Connection, OptionalExtension, Row as SqlRow, TransactionBehavior, params};
+
+use crate::{Commit, Error, Info, Kind, Result, Usage};
+
+const VERSION: i64 = 1;
+const COLUMNS: &str = "s.id, s.name, s.kind, s.created, s.updated, s.labels, s.inodes, s.bytes, s.parent, p.name";
+
+/// The table of snapshots. A row without a name is one that is being made, or whose files are still to be removed.
+#[derive(Debug)]
+pub(crate) struct Metadata {
+    path: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+/// One named snapshot.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) id: i64,
+    pub(crate) parent: Option<i64>,
+    pub(crate) info: Info,
+    /// What it takes, once committed.
+    pub(crate) usage: Usage,
+}
+
+impl Metadata {
+    /// Opens or creates the database.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let fail = |source| Error::Database { op: "open", path: path.to_owned(), source };
+        let mut connection = Connection::open(path).map_err(fail)?;
+        connection.busy_timeout(Duration::from_secs(30)).map_err(fail)?;
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
+        connection.pragma_update(None, "synchronous", "FULL").map_err(fail)?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
+        let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fail)?;
+        if version > VERSION {
+            return Err(Error::Unsupported {
+                driver: "disk",
+                op: "open its metadata",
+                reason: format!("{} has version {version}, this program knows {VERSION}: upgrade it", path.display()),
+            });
+        }
+        if version == 0 {
+            transaction
+                .execute_batch(
+                    "CREATE TABLE snapshots (
+                        id INTEGER PRIMARY KEY AUTOINCREMENT,
+                        name TEXT UNIQUE,
+                        parent INTEGER,
+                        kind INTEGER NOT NULL DEFAULT 0,
+                        created INTEGER NOT NULL DEFAULT 0,
+                        updated INTEGER NOT NULL DEFAULT 0,
+                        labels TEXT NOT NULL DEFAULT '{}',
+                        inodes INTEGER NOT NULL DEFAULT 0,
+                        bytes INTEGER NOT NULL DEFAULT 0
+                    );
+                    CREATE INDEX snapshots_parent ON snapshots (parent);
+                    PRAGMA user_version = 1;",
+                )
+                .map_err(fail)?;
+        }
+        transaction.commit().map_err(fail)?;
+        Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
+    }
+
+    /// The snapshot of that name.
+    pub(crate) fn find(&self, name: &str) -> Result<Option<Row>> {
+        self.write("look up a snapshot", |db| Ok(find(db, name)?))
+    }
+
+    /// As [`find`](Self::find), with [`Error::NotFound`].
+    pub(crate) fn get(&self, name: &str) -> Result<Row> {
+        self.find(name)?.ok_or_else(|| missing(name))
+    }
+
+    /// The ids from a snapshot down to the lowest, itself first.
+    pub(crate) fn chain(&self, id: i64) -> Result<Vec<i64>> {
+        self.write("follow the parents", |db| {
+            let mut statement = db.prepare_cached(
+                "WITH RECURSIVE chain(id, parent, depth) AS (
+                    SELECT id, parent, 0 FROM snapshots WHERE id = ?1
+                    UNION ALL SELECT s.id, s.parent, depth + 1 FROM snapshots s JOIN chain ON s.id = chain.parent
+                ) SELECT id FROM chain ORDER BY depth",
+            )?;
+            let ids = statement.query_map([id], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+            Ok(ids)
+        })
+    }
+
+    /// Takes an id for a snapshot that is being made. Nobody sees it.
+    pub(crate) fn reserve(&self) -> Result<i64> {
+        self.write("reserve a snapshot", |db| {
+            db.execute("INSERT INTO snapshots DEFAULT VALUES", [])?;
+            Ok(db.last_insert_rowid())
+        })
+    }
+
+    /// Gives a reserved snapshot its key: from now on it is there.
+    pub(crate) fn publish(&self, id: i64, key: &str, kind: Kind, parent: Option<&str>) -> Result<()> {
+        self.write("add a snapshot", |db| {
+            if find(db, key)?.is_some() {
+                return Err(Failure::Ours(Error::Exists { name: key.to_owned() }));
+            }
+            let parent = parent.map(|name| committed(db, name)).transpose()?.map(|row| row.id);
+            db.execute(
+                "UPDATE snapshots SET name = ?2, kind = ?3, parent = ?4, created = ?5, updated = ?5 WHERE id = ?1",
+                params![id, key, number(kind), parent, nanos(SystemTime::now())],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Replaces the labels.
+    pub(crate) fn label(&self, name: &str, labels: &BTreeMap<String, String>) -> Result<Info> {
+        let text = serde_json::to_string(labels).expect("a map of strings is always JSON");
+        self.write("label a snapshot", |db| {
+            db.execute(
+                "UPDATE snapshots SET labels = ?2, updated = ?3 WHERE name = ?1",
+                params![name, text, nanos(SystemTime::now())],
+            )?;
+            Ok(find(db, name)?.ok_or_else(|| missing(name))?.info)
+        })
+    }
+
+    /// Commits all or none, and gives the ids of those that were discarded because their name was there.
+    pub(crate) fn commit(&self, commits: &[Commit<'_>], usages: &[Usage], check: Check) -> Result<Vec<i64>> {
+        self.write("commit snapshots", |db| {
+            let mut discarded = Vec::new();
+            for (commit, usage) in commits.iter().zip(usages) {
+                let row = find(db, commit.key)?.ok_or_else(|| missing(commit.key))?;
+                if row.info.kind != Kind::Active {
+                    return Err(Failure::Ours(Error::NotActive { name: commit.key.to_owned() }));
+                }
+                if find(db, commit.name)?.is_some_and(|other| other.id != row.id) {
+                    forget(db, row.id)?;
+                    discarded.push(row.id);
+                    continue;
+                }
+                let parent = match commit.parent {
+                    Some(name) => {
+                        check(&row, name)?;
+                        Some(committed(db, name)?.id)
+                    }
+                    None => row.parent,
+                };
+                db.execute(
+                    "UPDATE snapshots SET name = ?2, kind = ?3, parent = ?4, updated = ?5, inodes = ?6, bytes = ?7
+                     WHERE id = ?1",
+                    params![
+                        row.id,
+                        commit.name,
+                        number(Kind::Committed),
+                        parent,
+                        nanos(SystemTime::now()),
+                        usage.inodes.cast_signed(),
+                        usage.bytes.cast_signed()
+                    ],
+                )?;
+            }
+            Ok(discarded)
+        })
+    }
+
+    /// Takes the name from a snapshot, and gives its id: its files can go.
+    pub(crate) fn remove(&self, name: &str) -> Result<i64> {
+        self.write("remove a snapshot", |db| {
+            let row = find(db, name)?.ok_or_else(|| missing(name))?;
+            let child: Option<String> = db
+                .query_row("SELECT name FROM snapshots WHERE parent = ?1 AND name IS NOT NULL LIMIT 1", [row.id], |row| {
+                    row.get(0)
+                })
+                .optional()?;
+            if let Some(child) = child {
+                return Err(Failure::Ours(Error::HasChildren { name: name.to_owned(), child }));
+            }
+            forget(db, row.id)?;
+            Ok(row.id)
+        })
+    }
+
+    /// Deletes the row of a snapshot whose files are gone.
+    pub(crate) fn delete(&self, id: i64) -> Result<()> {
+        self.write("forget a snapshot", |db| {
+            db.execute("DELETE FROM snapshots WHERE id = ?1 AND name IS NULL", [id])?;
+            Ok(())
+        })
+    }
+
+    /// All named snapshots.
+    pub(crate) fn all(&self) -> Result<Vec<Row>> {
+        self.write("list the snapshots", |db| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent
+                 WHERE s.name IS NOT NULL ORDER BY s.id"
+            );
+            let mut statement = db.prepare_cached(&sql)?;
+            let rows = statement.query_map([], read)?.collect::<rusqlite::Result<_>>()?;
+            Ok(rows)
+        })
+    }
+
+    /// The ids of rows without a name.
+    pub(crate) fn nameless(&self) -> Result<Vec<i64>> {
+        self.write("list the removed snapshots", |db| {
+            let mut statement = db.prepare_cached("SELECT id FROM snapshots WHERE name IS NULL")?;
+            let ids = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+            Ok(ids)
+        })
+    }
+
+    fn write<T>(&self, op: &'static str, work: impl FnOnce(&Connection) -> Result<T, Failure>) -> Result<T> {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = (|| {
+            // Immediate, so that what is read here is still true when it is written.
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let value = work(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        })();
+        result.map_err(|failure| match failure {
+            Failure::Ours(err) => err,
+            Failure::Sql(source) => Error::Database { op, path: self.path.clone(), source },
+        })
+    }
+}
+
+/// Whether a snapshot may be given that parent at commit.
+pub(crate) type Check = fn(&Row, &str) -> Result<()>;
+
+enum Failure {
+    Ours(Error),
+    Sql(rusqlite::Error),
+}
+
+impl From<Error> for Failure {
+    fn from(err: Error) -> Self {
+        Self::Ours(err)
+    }
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(err: rusqlite::Error) -> Self {
+        Self::Sql(err)
+    }
+}
+
+fn find(db: &Connection, name: &str) -> rusqlite::Result<Option<Row>> {
+    let sql =
+        format!("SELECT {COLUMNS} FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent WHERE s.name = ?1");
+    db.prepare_cached(&sql)?.query_row([name], read).optional()
+}
+
+fn committed(db: &Connection, name: &str) -> Result<Row, Failure> {
+    let row = find(db, name)?.ok_or_else(|| missing(name))?;
+    if row.info.kind == Kind::Committed { Ok(row) } else { Err(Error::NotCommitted { name: name.to_owned() }.into()) }
+}
+
+fn forget(db: &Connection, id: i64) -> rusqlite::Result<usize> {
+    db.execute("UPDATE snapshots SET name = NULL, parent = NULL WHERE id = ?1", [id])
+}
+
+fn missing(name: &str) -> Error {
+    Error::NotFound { name: name.to_owned() }
+}
+
+fn read(row: &SqlRow<'_>) -> rusqlite::Result<Row> {
+    let labels: String = row.get(5)?;
+    let labels = serde_json::from_str(&labels)
+        .map_err(|err| rusqlite::Error::FromSqlConversionFailure(5, rusqlite::types::Type::Text, err.into()))?;
+    let kind = match row.get::<_, i64>(2)? {
+        1 => Kind::Active,
+        2 => Kind::View,
+        3 => Kind::Committed,
+        other => return Err(rusqlite::Error::IntegralValueOutOfRange(2, other)),
+    };
+    Ok(Row {
+        id: row.get(0)?,
+        parent: row.get(8)?,
+        info: Info {
+            name: row.get(1)?,
+            parent: row.get(9)?,
+            kind,
+            created: time(row.get(3)?),
+            updated: time(row.get(4)?),
+            labels,
+        },
+        usage: Usage { inodes: row.get::<_, i64>(6)?.cast_unsigned(), bytes: row.get::<_, i64>(7)?.cast_unsigned() },
+    })
+}
+
+fn number(kind: Kind) -> i64 {
+    match kind {
+        Kind::Active => 1,
+        Kind::View => 2,
+        Kind::Committed => 3,
+    }
+}
+
+fn nanos(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+fn time(nanos: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_nanos(nanos.cast_unsigned())
+}

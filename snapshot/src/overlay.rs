@@ -1,0 +1,212 @@
+//! Snapshots as overlayfs layers.
+
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    path::Path,
+};
+
+use crate::{
+    Capabilities, Commit, Durability, Error, Info, Kind, Mount, Result, Snapshotter, Usage, Whiteouts, files,
+    folders::{Folders, io, mkdir},
+    metadata::Row,
+    mount,
+};
+
+/// Keeps each snapshot's own files in a folder, and shows it on top of its parents with overlayfs.
+///
+/// ```text
+/// <root>/metadata.db
+/// <root>/snapshots/<id>/fs      the layer
+/// <root>/snapshots/<id>/work    overlayfs's own
+/// ```
+#[derive(Debug)]
+pub struct Overlay {
+    folders: Folders,
+}
+
+impl Overlay {
+    /// Opens or creates the snapshots under `root`, and tries whether overlayfs works there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] where overlayfs cannot be mounted, with the reason; [`Error::Io`] and
+    /// [`Error::Database`] if the root cannot be used.
+    pub fn open(root: &Path, durability: Durability) -> Result<Self> {
+        let folders = Folders::open(root, durability)?;
+        if mount::needs_escape(folders.root()) {
+            return Err(unsupported(
+                "use this root",
+                format!("{} holds `:`, `,` or `\\`, which overlayfs takes for separators", folders.root().display()),
+            ));
+        }
+        probe(folders.root())?;
+        Ok(Self { folders })
+    }
+
+    fn begin(&self, key: &str, kind: Kind, parent: Option<&str>) -> Result<Vec<Mount>> {
+        let row = self.folders.create(key, kind, parent, |folder, below| {
+            let tree = folder.join("fs");
+            mkdir(&tree, 0o755)?;
+            mkdir(&folder.join("work"), 0o711)?;
+            match below {
+                Some(below) => inherit(&below.join("fs"), &tree),
+                None => Ok(()),
+            }
+        })?;
+        self.show(&row)
+    }
+
+    fn show(&self, row: &Row) -> Result<Vec<Mount>> {
+        let path = |id| self.folders.tree(id).display().to_string();
+        let chain = self.folders.metadata.chain(row.id)?;
+        let lower: Vec<String> = chain[1..].iter().map(|id| path(*id)).collect();
+        if row.info.kind == Kind::View {
+            return Ok(read_only(if lower.is_empty() { vec![path(row.id)] } else { lower }));
+        }
+        if lower.is_empty() {
+            return Ok(vec![bind(path(row.id), "rw")]);
+        }
+        let work = self.folders.folder(row.id).join("work");
+        Ok(vec![overlay(vec![
+            "rw".to_owned(),
+            format!("lowerdir={}", lower.join(":")),
+            format!("upperdir={}", path(row.id)),
+            format!("workdir={}", work.display()),
+        ])])
+    }
+}
+
+impl Snapshotter for Overlay {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new(true, Whiteouts::Overlay)
+    }
+
+    fn stat(&self, name: &str) -> Result<Option<Info>> {
+        Ok(self.folders.metadata.find(name)?.map(|row| row.info))
+    }
+
+    fn update(&self, name: &str, labels: BTreeMap<String, String>) -> Result<Info> {
+        self.folders.metadata.label(name, &labels)
+    }
+
+    fn usage(&self, name: &str) -> Result<Usage> {
+        self.folders.usage(name)
+    }
+
+    fn mounts(&self, key: &str) -> Result<Vec<Mount>> {
+        let row = self.folders.metadata.get(key)?;
+        if row.info.kind == Kind::Committed {
+            return Err(Error::NotActive { name: key.to_owned() });
+        }
+        self.show(&row)
+    }
+
+    fn prepare(&self, key: &str, parent: Option<&str>) -> Result<Vec<Mount>> {
+        self.begin(key, Kind::Active, parent)
+    }
+
+    fn view(&self, key: &str, parent: Option<&str>) -> Result<Vec<Mount>> {
+        self.begin(key, Kind::View, parent)
+    }
+
+    fn stacked(&self, keys: &[&str], base: Option<&str>) -> Result<Vec<Mount>> {
+        let mut ids = Vec::new();
+        for key in keys {
+            let row = self.folders.metadata.get(key)?;
+            if row.info.kind != Kind::Active || row.parent.is_some() {
+                return Err(Error::NotActive { name: (*key).to_owned() });
+            }
+            ids.push(row.id);
+        }
+        if let Some(base) = base {
+            let row = self.folders.metadata.get(base)?;
+            if row.info.kind != Kind::Committed {
+                return Err(Error::NotCommitted { name: base.to_owned() });
+            }
+            ids.extend(self.folders.metadata.chain(row.id)?);
+        }
+        if ids.is_empty() {
+            return Err(unsupported("stack", "no snapshot was given".to_owned()));
+        }
+        Ok(read_only(ids.into_iter().map(|id| self.folders.tree(id).display().to_string()).collect()))
+    }
+
+    fn commit(&self, commits: &[Commit<'_>]) -> Result<()> {
+        self.folders.commit(commits, |row, parent| {
+            if row.parent.is_some() && row.info.parent.as_deref() != Some(parent) {
+                let reason = format!("{:?} was prepared on {:?}, not on {parent:?}", row.info.name, row.info.parent);
+                return Err(unsupported("change the parent", reason));
+            }
+            Ok(())
+        })
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        self.folders.remove(name)
+    }
+
+    fn walk(&self, visit: &mut dyn FnMut(Info) -> ControlFlow<()>) -> Result<()> {
+        self.folders.walk(visit)
+    }
+
+    fn cleanup(&self) -> Result<u64> {
+        self.folders.cleanup()
+    }
+}
+
+/// The upper folder is what a mount shows as its root: without this, the root of every container would lose
+/// the mode and the owner that its image gives it.
+fn inherit(from: &Path, to: &Path) -> Result<()> {
+    rustix::fs::stat(from)
+        .and_then(|stat| {
+            let (uid, gid) = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
+            rustix::fs::chown(to, Some(uid), Some(gid))?;
+            rustix::fs::chmod(to, rustix::fs::Mode::from_raw_mode(stat.st_mode))
+        })
+        .map_err(|err| io("copy the mode and owner to", to, err.into()))
+}
+
+/// Mounts two tiny layers as every snapshot will be.
+fn probe(root: &Path) -> Result<()> {
+    let id = format!("probe-{}-{:?}", std::process::id(), std::thread::current().id()).replace(['(', ')'], "");
+    let folder = root.join(id);
+    mkdir(&folder, 0o700)?;
+    let tried = (|| {
+        for name in ["lower", "upper", "work"] {
+            mkdir(&folder.join(name), 0o755)?;
+        }
+        let option = |key: &str, name: &str| format!("{key}={}", folder.join(name).display());
+        let options = vec![option("lowerdir", "lower"), option("upperdir", "upper"), option("workdir", "work")];
+        mount::open_tree(&[overlay(options)]).map(drop)
+    })();
+    files::remove(&folder)?;
+    tried.map_err(|err| {
+        let cause = std::error::Error::source(&err).map(ToString::to_string).unwrap_or_default();
+        let reason = format!(
+            "{err} below {}: {cause}; overlayfs needs root or a user namespace, the kernel's overlay module, and a root \
+             that is not on overlayfs itself; the native snapshotter works anywhere",
+            root.display()
+        );
+        unsupported("work here", reason)
+    })
+}
+
+fn read_only(mut layers: Vec<String>) -> Vec<Mount> {
+    if layers.len() == 1 {
+        return vec![bind(layers.remove(0), "ro")];
+    }
+    vec![overlay(vec!["ro".to_owned(), format!("lowerdir={}", layers.join(":"))])]
+}
+
+fn bind(source: String, access: &str) -> Mount {
+    Mount { fstype: "bind".to_owned(), source: source.into(), options: vec![access.to_owned(), "rbind".to_owned()] }
+}
+
+fn overlay(options: Vec<String>) -> Mount {
+    Mount { fstype: "overlay".to_owned(), source: "overlay".into(), options }
+}
+
+fn unsupported(op: &'static str, reason: String) -> Error {
+    Error::Unsupported { driver: "overlay", op, reason }
+}
