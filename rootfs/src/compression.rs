@@ -62,7 +62,8 @@ fn gunzip(_: impl Read) -> io::Result<Box<dyn Read + Send>> {
 
 #[cfg(feature = "zstd")]
 fn unzstd(compressed: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(128 << 10, compressed))?;
+    let mut decoder =
+        zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(128 << 10, compressed))?;
     decoder.window_log_max(ZSTD_WINDOW_LOG)?;
     Ok(Box::new(decoder))
 }

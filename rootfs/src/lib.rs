@@ -11,10 +11,13 @@
 
 mod applier;
 pub mod apply;
+mod bundle;
 pub mod compression;
 mod error;
+pub mod spec;
 mod unpacker;
 
 pub use applier::{Applier, LayerStream, TarApplier};
+pub use bundle::Bundle;
 pub use error::{Error, Result};
 pub use unpacker::{UnpackHandler, Unpacked, Unpacker, Unpacking};

@@ -101,7 +101,11 @@ impl Unpacker {
         let layers: Vec<_> = image
             .layers()
             .zip(image.chain_ids())
-            .map(|((blob, diff_id), chain_id)| Layer { blob: blob.clone(), diff_id: diff_id.clone(), chain_id })
+            .map(|((blob, diff_id), chain_id)| Layer {
+                blob: blob.clone(),
+                diff_id: diff_id.clone(),
+                chain_id,
+            })
             .collect();
         let names: Vec<_> = layers.iter().map(|layer| layer.chain_id.to_string()).collect();
         let there = self.blocking(move |snapshotter| highest_committed(snapshotter, &names)).await?;
@@ -197,7 +201,8 @@ impl Unpacker {
             progress: self.progress.clone(),
         };
         let whiteouts = self.snapshotter.capabilities().whiteouts;
-        let applied = self.applier.apply(stream, mounts, whiteouts).await.map_err(|error| layer.failed(error))?;
+        let applied =
+            self.applier.apply(stream, mounts, whiteouts).await.map_err(|error| layer.failed(error))?;
         match applied.diff_id == layer.diff_id {
             true => Ok(applied),
             false => Err(Error::DiffId {
@@ -346,7 +351,10 @@ impl Unpacking {
     /// # Errors
     ///
     /// The first error of either ends both.
-    pub async fn drive(mut self, walk: impl Future<Output = windlass_images::Result<()>>) -> Result<Vec<Unpacked>> {
+    pub async fn drive(
+        mut self,
+        walk: impl Future<Output = windlass_images::Result<()>>,
+    ) -> Result<Vec<Unpacked>> {
         let mut walk = std::pin::pin!(walk);
         let mut walked = false;
         let mut unpacking = JoinSet::new();
@@ -382,7 +390,11 @@ impl Unpacking {
 }
 
 impl Unpacker {
-    async fn unpack_if_it_runs_on(&self, manifest: &Descriptor, platform: &Platform) -> Result<Option<Unpacked>> {
+    async fn unpack_if_it_runs_on(
+        &self,
+        manifest: &Descriptor,
+        platform: &Platform,
+    ) -> Result<Option<Unpacked>> {
         let image = Image::read(&self.provider, manifest).await?;
         if !image.runs_on(platform) {
             return Ok(None);
@@ -397,7 +409,8 @@ fn is_abandoned(error: &(dyn std::error::Error + 'static)) -> bool {
     std::iter::successors(Some(error), |error| error.source()).any(|cause| {
         let inner = cause.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
         let inner = inner.and_then(|inner| inner.downcast_ref::<windlass_content::Error>());
-        let abandoned = |error: &windlass_content::Error| matches!(error, windlass_content::Error::Abandoned { .. });
+        let abandoned =
+            |error: &windlass_content::Error| matches!(error, windlass_content::Error::Abandoned { .. });
         inner.or_else(|| cause.downcast_ref()).is_some_and(abandoned)
     })
 }

@@ -49,8 +49,12 @@ impl Meta {
         };
         let uid = number(header.uid(), "its owner")?;
         let gid = number(header.gid(), "its group")?;
-        let mode = header.mode().map_err(|error| refused(&path, format!("its mode is malformed: {error}")))? & 0o7777;
-        let mut mtime = header.mtime().map_err(|error| refused(&path, format!("its time is malformed: {error}")))?
+        let mode =
+            header.mode().map_err(|error| refused(&path, format!("its mode is malformed: {error}")))?
+                & 0o7777;
+        let mut mtime = header
+            .mtime()
+            .map_err(|error| refused(&path, format!("its time is malformed: {error}")))?
             .try_into()
             .map(|tv_sec| Timespec { tv_sec, tv_nsec: 0 })
             .map_err(|_| refused(&path, "its time is too large"))?;
@@ -65,7 +69,8 @@ impl Meta {
         };
         let link = entry.link_name_bytes().map(|bytes| PathBuf::from(os_str(&bytes))).unwrap_or_default();
         let link = if kind == EntryType::Link { inside(&link)? } else { link };
-        let size = if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() { entry.size() } else { 0 };
+        let size =
+            if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() { entry.size() } else { 0 };
         let mut xattrs = Vec::new();
         let mut xattr_bytes = 0;
         for record in entry.pax_extensions().map_err(tar_error)?.into_iter().flatten() {
@@ -136,9 +141,13 @@ mod tests {
 
     #[test]
     fn times_have_fractions_and_signs() {
-        for (text, seconds, nanoseconds) in
-            [("1", 1, 0), ("981173106.123456789", 981_173_106, 123_456_789), ("-86400", -86400, 0), ("-1.25", -2, 750_000_000), ("-0.5", -1, 500_000_000)]
-        {
+        for (text, seconds, nanoseconds) in [
+            ("1", 1, 0),
+            ("981173106.123456789", 981_173_106, 123_456_789),
+            ("-86400", -86400, 0),
+            ("-1.25", -2, 750_000_000),
+            ("-0.5", -1, 500_000_000),
+        ] {
             let time = parse_time(text.as_bytes()).expect(text);
             assert_eq!((time.tv_sec, time.tv_nsec), (seconds, nanoseconds), "{text}");
         }

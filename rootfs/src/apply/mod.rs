@@ -122,7 +122,11 @@ pub fn apply(tar: impl Read, root: &OwnedFd, options: &Options) -> Result<Applie
             entries += 1;
             let meta = Meta::read(&mut entry, &options.limits)?;
             if entries > options.limits.entries {
-                return Err(Error::Limit { entry: meta.path, what: "entries", limit: options.limits.entries });
+                return Err(Error::Limit {
+                    entry: meta.path,
+                    what: "entries",
+                    limit: options.limits.entries,
+                });
             }
             apply_entry(&mut target, meta, &mut entry)?;
         }

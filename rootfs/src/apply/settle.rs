@@ -9,8 +9,9 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, fchmod, fchown, fgetxattr,
-        flistxattr, fsetxattr, fstat, futimens, linkat, mkdirat, mknodat, openat, renameat, statat, unlinkat,
+        AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, fchmod, fchown,
+        fgetxattr, flistxattr, fsetxattr, fstat, futimens, linkat, mkdirat, mknodat, openat, renameat,
+        statat, unlinkat,
     },
     io::Errno,
 };
@@ -77,8 +78,10 @@ fn settle_folder(path: &Path, root: &OwnedFd, lower: &OwnedFd) -> Result<()> {
 
 /// The layer has entries below a path that is a link in the layers below: they belong to where it leads.
 fn follow_lower_link(path: &Path, root: &OwnedFd, lower: &OwnedFd, made: &OwnedFd) -> Result<()> {
-    let real = real_path(lower, path).map_err(|source| Error::Io { op: "follow", path: path.to_owned(), source })?;
-    let mut place = root.try_clone().map_err(|source| Error::Io { op: "open", path: path.to_owned(), source })?;
+    let real =
+        real_path(lower, path).map_err(|source| Error::Io { op: "follow", path: path.to_owned(), source })?;
+    let mut place =
+        root.try_clone().map_err(|source| Error::Io { op: "open", path: path.to_owned(), source })?;
     let mut walked = std::path::PathBuf::new();
     for part in &real {
         walked.push(part);
@@ -104,7 +107,8 @@ fn merge(from: &OwnedFd, to: &OwnedFd, path: &Path) -> Result<()> {
         match renameat(from, &name, to, &name) {
             Ok(()) => {}
             Err(Errno::NOTEMPTY | Errno::EXIST) => {
-                let open = |folder| openat(folder, &name, OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty());
+                let open =
+                    |folder| openat(folder, &name, OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty());
                 let (inner_from, inner_to) = (open(from), open(to));
                 merge(&inner_from.map_err(at("open", path))?, &inner_to.map_err(at("open", path))?, path)?;
                 unlinkat(from, &name, AtFlags::REMOVEDIR).map_err(at("remove", path))?;
@@ -121,7 +125,9 @@ fn real_path(root: &OwnedFd, path: &Path) -> io::Result<std::path::PathBuf> {
     let shown = |fd: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
     let (top, real) = (shown(root)?, shown(&open_folder(root, path)?)?);
     // A detached mount's root is shown as `/`.
-    real.strip_prefix(&top).map(Path::to_owned).map_err(|_| io::Error::other("it leads outside the layers below"))
+    real.strip_prefix(&top)
+        .map(Path::to_owned)
+        .map_err(|_| io::Error::other("it leads outside the layers below"))
 }
 
 fn settle_link(path: &Path, target: &Path, root: &OwnedFd, lower: Option<&OwnedFd>) -> Result<()> {
@@ -130,13 +136,18 @@ fn settle_link(path: &Path, target: &Path, root: &OwnedFd, lower: Option<&OwnedF
     let target_name = target.file_name().ok_or_else(nowhere)?;
     let name = path.file_name().expect("a link has a name");
     let lower_folder = open_folder(lower, parent(target)).map_err(|_| nowhere())?;
-    let real = real_path(lower, parent(target))
-        .map_err(|source| Error::Io { op: "follow", path: target.to_owned(), source })?;
+    let real = real_path(lower, parent(target)).map_err(|source| Error::Io {
+        op: "follow",
+        path: target.to_owned(),
+        source,
+    })?;
     let stat = statat(&lower_folder, target_name, AtFlags::SYMLINK_NOFOLLOW).map_err(|_| nowhere())?;
     let upper_folder = folder_like_below(root, lower, &real)?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => copy_up(&lower_folder, &upper_folder, target_name, path)?,
-        FileType::Directory => return Err(refused(path, format!("it is a hard link to the folder {target:?}"))),
+        FileType::Directory => {
+            return Err(refused(path, format!("it is a hard link to the folder {target:?}")));
+        }
         // A link cannot have two names here, but it can be made twice.
         _ => return Err(refused(path, format!("it is a hard link to {target:?}, which is no regular file"))),
     }
@@ -172,8 +183,11 @@ fn copy_up(lower: &OwnedFd, upper: &OwnedFd, name: &std::ffi::OsStr, path: &Path
         Err(errno) => return Err(at("copy up the target of", path)(errno)),
     };
     let (mut from, mut to) = (File::from(from), File::from(to));
-    io::copy(&mut from, &mut to)
-        .map_err(|source| Error::Io { op: "copy up the target of", path: path.to_owned(), source })?;
+    io::copy(&mut from, &mut to).map_err(|source| Error::Io {
+        op: "copy up the target of",
+        path: path.to_owned(),
+        source,
+    })?;
     inherit(&OwnedFd::from(from), &OwnedFd::from(to), path)
 }
 

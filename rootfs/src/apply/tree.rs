@@ -15,9 +15,9 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Timestamps, Uid, XattrFlags, chownat, fchmod, fchown,
-        fsetxattr, futimens, linkat, lsetxattr, makedev, mkdirat, mknodat, openat, openat2, statat, symlinkat, unlinkat,
-        utimensat,
+        AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Timestamps, Uid, XattrFlags, chownat,
+        fchmod, fchown, fsetxattr, futimens, linkat, lsetxattr, makedev, mkdirat, mknodat, openat, openat2,
+        statat, symlinkat, unlinkat, utimensat,
     },
     io::Errno,
 };
@@ -98,7 +98,9 @@ impl<'a> Target<'a> {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 self.put_file(&folder, name, meta, data)?;
             }
-            other => return Err(refused(path, format!("its type {:?} is not known", other.as_byte() as char))),
+            other => {
+                return Err(refused(path, format!("its type {:?} is not known", other.as_byte() as char)));
+            }
         }
         self.keep(path);
         Ok(())
@@ -115,10 +117,16 @@ impl<'a> Target<'a> {
             let wanted = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             let read = data.read(&mut self.buffer[..wanted]).map_err(tar_error)?;
             if read == 0 {
-                return Err(tar_error(io::Error::new(io::ErrorKind::UnexpectedEof, "it ends in the middle of a file")));
+                return Err(tar_error(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    "it ends in the middle of a file",
+                )));
             }
-            file.write_all(&self.buffer[..read])
-                .map_err(|source| Error::Io { op: "write", path: meta.path.clone(), source })?;
+            file.write_all(&self.buffer[..read]).map_err(|source| Error::Io {
+                op: "write",
+                path: meta.path.clone(),
+                source,
+            })?;
             left -= read as u64;
         }
         set_owner_mode_xattrs(file.as_fd(), meta)?;
@@ -127,7 +135,8 @@ impl<'a> Target<'a> {
 
     fn put_folder(&mut self, folder: &OwnedFd, name: &OsStr, meta: &Meta) -> Result<()> {
         self.make_folder(folder, name, &meta.path)?;
-        let made = openat(folder, name, FOLDER | OFlags::NOFOLLOW, Mode::empty()).map_err(at("open", &meta.path))?;
+        let made =
+            openat(folder, name, FOLDER | OFlags::NOFOLLOW, Mode::empty()).map_err(at("open", &meta.path))?;
         set_owner_mode_xattrs(made.as_fd(), meta)?;
         self.implied.retain(|implied| *implied != meta.path);
         self.times.push((meta.path.clone(), meta.times()));
@@ -144,7 +153,9 @@ impl<'a> Target<'a> {
         };
         let from = match self.open_folder(parent(link)) {
             Ok(from) => from,
-            Err(Errno::NOENT) if self.whiteouts == Whiteouts::Overlay => return self.link_later(folder, name, meta),
+            Err(Errno::NOENT) if self.whiteouts == Whiteouts::Overlay => {
+                return self.link_later(folder, name, meta);
+            }
             Err(errno) => return Err(at("open the target of the hard link", path)(errno)),
         };
         match self.in_place(folder, name, path, || linkat(&from, target, folder, name, AtFlags::empty())) {
@@ -282,7 +293,8 @@ impl<'a> Target<'a> {
     }
 
     fn make_opaque(&self, folder: &OwnedFd, name: &OsStr, path: &Path) -> Result<()> {
-        let made = openat(folder, name, FOLDER | OFlags::NOFOLLOW, Mode::empty()).map_err(at("open", path))?;
+        let made =
+            openat(folder, name, FOLDER | OFlags::NOFOLLOW, Mode::empty()).map_err(at("open", path))?;
         fsetxattr(&made, "trusted.overlay.opaque", b"y", XattrFlags::empty()).map_err(at("make opaque", path))
     }
 
@@ -400,7 +412,8 @@ fn set_owner_mode_xattrs(file: BorrowedFd<'_>, meta: &Meta) -> Result<()> {
     fchown(file, uid, gid).map_err(at("set the owner of", &meta.path))?;
     fchmod(file, Mode::from_raw_mode(meta.mode)).map_err(at("set the mode of", &meta.path))?;
     for (name, value) in &meta.xattrs {
-        fsetxattr(file, &name[..], value, XattrFlags::empty()).map_err(at("set an attribute of", &meta.path))?;
+        fsetxattr(file, &name[..], value, XattrFlags::empty())
+            .map_err(at("set an attribute of", &meta.path))?;
     }
     Ok(())
 }
@@ -416,9 +429,11 @@ fn set_without_following(folder: &OwnedFd, name: &OsStr, meta: &Meta) -> Result<
     }
     for (attribute, value) in &meta.xattrs {
         let path = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
-        lsetxattr(path, &attribute[..], value, XattrFlags::empty()).map_err(at("set an attribute of", &meta.path))?;
+        lsetxattr(path, &attribute[..], value, XattrFlags::empty())
+            .map_err(at("set an attribute of", &meta.path))?;
     }
-    utimensat(folder, name, &meta.times(), AtFlags::SYMLINK_NOFOLLOW).map_err(at("set the times of", &meta.path))
+    utimensat(folder, name, &meta.times(), AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(at("set the times of", &meta.path))
 }
 
 fn owner(meta: &Meta) -> (Option<Uid>, Option<Gid>) {

@@ -1,0 +1,110 @@
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use oci_spec::runtime::Spec;
+use windlass_snapshot::{
+    Mount,
+    mount::{mount_all, unmount},
+};
+
+use crate::{Error, Result};
+
+/// A folder that an OCI runtime runs: `config.json` and the mounted `rootfs` (runtime-spec, bundle.md).
+///
+/// Dropping it unmounts the root file system and removes the folder; [`remove`](Self::remove) does the same and says whether it worked.
+#[derive(Debug)]
+pub struct Bundle {
+    path: PathBuf,
+}
+
+impl Bundle {
+    /// Makes the folder and mounts the root file system in it. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if the folder is there already or cannot be made, [`Error::Snapshot`] if the mount fails. Nothing is left then.
+    pub fn mount(path: impl Into<PathBuf>, mounts: &[Mount]) -> Result<Self> {
+        let path = path.into();
+        if let Some(above) = path.parent() {
+            fs::create_dir_all(above).map_err(|source| Error::Io {
+                op: "create",
+                path: above.into(),
+                source,
+            })?;
+        }
+        let make = |path: &Path, mode| fs::DirBuilder::new().mode(mode).create(path);
+        make(&path, 0o711).map_err(|source| Error::Io {
+            op: "create the bundle",
+            path: path.clone(),
+            source,
+        })?;
+        // From here on, dropping it cleans up.
+        let bundle = Self { path };
+        let rootfs = bundle.rootfs();
+        make(&rootfs, 0o755).map_err(|source| Error::Io { op: "create", path: rootfs.clone(), source })?;
+        mount_all(mounts, &rootfs)?;
+        Ok(bundle)
+    }
+
+    /// Writes `config.json`. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn write_spec(&self, spec: &Spec) -> Result<()> {
+        let json = serde_json::to_vec_pretty(spec).expect("a spec can always be serialised");
+        let path = self.path.join("config.json");
+        fs::write(&path, json).map_err(|source| Error::Io { op: "write", path, source })
+    }
+
+    /// The folder: what a runtime takes as `--bundle`.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the root file system is mounted.
+    pub fn rootfs(&self) -> PathBuf {
+        self.path.join("rootfs")
+    }
+
+    /// Unmounts the root file system and removes the folder. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Snapshot`] and [`Error::Io`].
+    pub fn remove(self) -> Result<()> {
+        let result = self.clean_up();
+        std::mem::forget(self);
+        result
+    }
+
+    fn clean_up(&self) -> Result<()> {
+        unmount(&self.rootfs())?;
+        // Not recursively: should the unmount not have worked, nothing of the image may be deleted.
+        for (op, path) in [
+            ("remove", self.path.join("config.json")),
+            ("remove", self.rootfs()),
+            ("remove", self.path.clone()),
+        ] {
+            let removed = if path.is_dir() { fs::remove_dir(&path) } else { fs::remove_file(&path) };
+            match removed {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::Io { op, path, source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        if let Err(error) = self.clean_up() {
+            tracing::warn!(path = %self.path.display(), %error, "a bundle is left behind");
+        }
+    }
+}
