@@ -42,7 +42,13 @@ impl FetchHandler {
     }
 
     /// Passes `body` on, which starts at `offset`, and reports and counts what goes by.
-    fn counted(&self, node: &Descriptor, mut offset: u64, body: ByteStream, count: &Arc<AtomicU64>) -> ByteStream {
+    fn counted(
+        &self,
+        node: &Descriptor,
+        mut offset: u64,
+        body: ByteStream,
+        count: &Arc<AtomicU64>,
+    ) -> ByteStream {
         let (progress, node, count) = (self.progress.clone(), node.clone(), count.clone());
         let mut reported = offset;
         let report = move |chunk: &bytes::Bytes| {

@@ -115,7 +115,11 @@ fn scope(repository: &str) -> String {
 }
 
 /// Gets a token from the server that the registry names.
-async fn ask(repository: &Repository, challenge: &Challenge, credentials: Option<&Credentials>) -> Result<Token> {
+async fn ask(
+    repository: &Repository,
+    challenge: &Challenge,
+    credentials: Option<&Credentials>,
+) -> Result<Token> {
     let host = &repository.host;
     let realm = challenge.get("realm").unwrap_or_default();
     let bad = |reason: String| Error::BadResponse { url: host.name.clone(), reason };
@@ -144,7 +148,8 @@ async fn ask(repository: &Repository, challenge: &Challenge, credentials: Option
     let answer: Answer = serde_json::from_slice(&body).map_err(|_| bad("it is not a token"))?;
     let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty());
     let token = token.ok_or_else(|| bad("it holds no token"))?;
-    let authorization = secret(&format!("Bearer {token}")).ok_or_else(|| bad("its token cannot be a header"))?;
+    let authorization =
+        secret(&format!("Bearer {token}")).ok_or_else(|| bad("its token cannot be a header"))?;
     let lifetime = answer.expires_in.map_or(LIFETIME, Duration::from_secs);
     let expires = started.checked_add(lifetime.saturating_sub(MARGIN));
     Ok(Token { authorization, expires })

@@ -19,7 +19,12 @@ use super::{
 ///
 /// An answer that breaks, ends early or falls silent is followed by a request for the rest, until as many requests in a
 /// row gave nothing as there may be attempts.
-pub(super) fn resumed(repository: Repository, descriptor: Descriptor, from: u64, opened: Opened) -> ByteStream {
+pub(super) fn resumed(
+    repository: Repository,
+    descriptor: Descriptor,
+    from: u64,
+    opened: Opened,
+) -> ByteStream {
     let body = Body { repository, descriptor, position: from, opened: Some(opened), failures: 0 };
     Box::pin(stream::try_unfold(body, |mut body| async move {
         let chunk = body.next().await?;
@@ -83,7 +88,10 @@ impl Body {
             Ok(Err(error)) => return Err(innermost(&error.without_url())),
             Err(_) => {
                 let url = self.repository.content_url(&self.descriptor);
-                return Err(io::Error::new(io::ErrorKind::TimedOut, silent(&self.repository.host.name, &url)));
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    silent(&self.repository.host.name, &url),
+                ));
             }
         };
         let skipped = opened.skip.min(chunk.len() as u64);

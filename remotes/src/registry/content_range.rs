@@ -33,12 +33,11 @@ mod tests {
 
     #[test]
     fn ranges_that_contradict_themselves_are_refused() {
-        assert_eq!(
-            parse("bytes 5-9/10"),
-            Some(ContentRange { first: 5, last: 9, total: Some(10) })
-        );
+        assert_eq!(parse("bytes 5-9/10"), Some(ContentRange { first: 5, last: 9, total: Some(10) }));
         assert_eq!(parse("bytes 0-0/*"), Some(ContentRange { first: 0, last: 0, total: None }));
-        for bad in ["", "bytes */10", "bytes 9-5/10", "bytes 5-10/10", "bytes +1-2/3", "items 1-2/3", "bytes 1-2"] {
+        for bad in
+            ["", "bytes */10", "bytes 9-5/10", "bytes 5-10/10", "bytes +1-2/3", "items 1-2/3", "bytes 1-2"]
+        {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

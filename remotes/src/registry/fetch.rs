@@ -51,9 +51,10 @@ impl Repository {
             headers.insert(RANGE, HeaderValue::from_str(&range).expect("a range is printable ASCII"));
         }
         let response = self.request(Method::GET, &url, &headers).await.map_err(|error| match error {
-            Error::NotFound { url, .. } => {
-                Error::NotFound { name: format!("{}/{}@{}", self.host.name, self.name, descriptor.digest()), url }
-            }
+            Error::NotFound { url, .. } => Error::NotFound {
+                name: format!("{}/{}@{}", self.host.name, self.name, descriptor.digest()),
+                url,
+            },
             error => error,
         })?;
         let skip = checked(&response, descriptor.size(), from)
@@ -68,7 +69,11 @@ fn checked(response: &Response, size: u64, from: u64) -> Result<u64, String> {
     if response.status() == StatusCode::PARTIAL_CONTENT {
         let range = header(CONTENT_RANGE).and_then(content_range::parse);
         return match range {
-            Some(range) if range.first == from && range.total.is_none_or(|total| total == size) && range.last < size => {
+            Some(range)
+                if range.first == from
+                    && range.total.is_none_or(|total| total == size)
+                    && range.last < size =>
+            {
                 Ok(0)
             }
             _ => Err(format!(

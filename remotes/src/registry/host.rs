@@ -46,7 +46,8 @@ fn is_loopback(name: &str) -> bool {
     match bare.parse::<IpAddr>() {
         Ok(IpAddr::V4(address)) => address.is_loopback(),
         Ok(IpAddr::V6(address)) => {
-            address.is_loopback() || address.to_ipv4_mapped().is_some_and(|address: Ipv4Addr| address.is_loopback())
+            address.is_loopback()
+                || address.to_ipv4_mapped().is_some_and(|address: Ipv4Addr| address.is_loopback())
         }
         Err(_) => bare == "localhost",
     }

@@ -40,15 +40,23 @@ impl Http {
     /// Sends a request, and follows redirects. `Authorization` stays at the origin that it was for.
     ///
     /// Any status is an answer. `host` is the registry that the request is for, as errors name it.
-    pub(super) async fn send(&self, host: &str, method: Method, url: Url, headers: HeaderMap) -> Result<Response> {
+    pub(super) async fn send(
+        &self,
+        host: &str,
+        method: Method,
+        url: Url,
+        headers: HeaderMap,
+    ) -> Result<Response> {
         let (mut url, mut headers) = (url, headers);
         for _ in 0..=REDIRECTS {
-            let request = self.client(&url).await?.request(method.clone(), url.clone()).headers(headers.clone());
-            let response = match timeout(self.idle_timeout.saturating_add(self.connect_timeout), request.send()).await {
-                Ok(Ok(response)) => response,
-                Ok(Err(error)) => return Err(failure(host, &url, error)),
-                Err(_) => return Err(silent(host, &url)),
-            };
+            let request =
+                self.client(&url).await?.request(method.clone(), url.clone()).headers(headers.clone());
+            let response =
+                match timeout(self.idle_timeout.saturating_add(self.connect_timeout), request.send()).await {
+                    Ok(Ok(response)) => response,
+                    Ok(Err(error)) => return Err(failure(host, &url, error)),
+                    Err(_) => return Err(silent(host, &url)),
+                };
             let Some(next) = redirect(&url, &response)? else {
                 return Ok(response);
             };

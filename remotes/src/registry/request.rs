@@ -53,7 +53,8 @@ impl Repository {
             if let Some(authorization) = &used {
                 headers.insert(AUTHORIZATION, authorization.clone());
             }
-            let response = self.inner.http.send(&self.host.name, method.clone(), url.clone(), headers).await?;
+            let response =
+                self.inner.http.send(&self.host.name, method.clone(), url.clone(), headers).await?;
             // Who asks for a login after a redirect to another origin is not this registry.
             let ours = response.url().origin() == url.origin();
             if last || response.status() != StatusCode::UNAUTHORIZED || !ours {
@@ -89,12 +90,20 @@ pub(super) async fn refusal(inner: &Inner, host: &str, url: &Url, response: Resp
 }
 
 /// Reads a whole body of at most `limit` bytes.
-pub(super) async fn body(inner: &Inner, host: &str, url: &Url, response: Response, limit: u64) -> Result<Bytes> {
+pub(super) async fn body(
+    inner: &Inner,
+    host: &str,
+    url: &Url,
+    response: Response,
+    limit: u64,
+) -> Result<Bytes> {
     let mut response = response;
     let mut bytes = BytesMut::new();
     loop {
         match timeout(inner.settings.idle_timeout, response.chunk()).await {
-            Ok(Ok(Some(chunk))) if (bytes.len() + chunk.len()) as u64 <= limit => bytes.extend_from_slice(&chunk),
+            Ok(Ok(Some(chunk))) if (bytes.len() + chunk.len()) as u64 <= limit => {
+                bytes.extend_from_slice(&chunk)
+            }
             Ok(Ok(Some(_))) => return Err(Error::TooLarge { url: shown(url), limit }),
             Ok(Ok(None)) => return Ok(bytes.freeze()),
             Ok(Err(error)) => return Err(failure(host, url, error)),

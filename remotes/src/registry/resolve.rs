@@ -63,7 +63,8 @@ fn head(
     response: &Response,
 ) -> Result<Option<Descriptor>> {
     let header = |name: &str| response.headers().get(name)?.to_str().ok();
-    let digest = header(DIGEST).and_then(|text| text.parse::<Digest>().ok()).filter(|d| Hasher::new(d).is_ok());
+    let digest =
+        header(DIGEST).and_then(|text| text.parse::<Digest>().ok()).filter(|d| Hasher::new(d).is_ok());
     let size = header(CONTENT_LENGTH.as_str()).and_then(|text| text.parse::<u64>().ok());
     let kind = content_type(response).filter(|kind| is_root(kind));
     let (Some(digest), Some(size), Some(kind)) = (digest, size, kind) else {
@@ -100,7 +101,9 @@ async fn get(repository: &Repository, reference: &Reference, url: &Url) -> Resul
     };
     let kind = kind(header.as_deref(), &bytes).map_err(|what| match what {
         Unusable::SchemaOne => Error::SchemaOne { name: reference.to_string() },
-        Unusable::NoManifest => Error::BadResponse { url: shown(url), reason: "it is not an image manifest".into() },
+        Unusable::NoManifest => {
+            Error::BadResponse { url: shown(url), reason: "it is not an image manifest".into() }
+        }
     })?;
     Ok(Descriptor::new(MediaType::from(kind.as_str()), bytes.len() as u64, digest))
 }
@@ -108,13 +111,17 @@ async fn get(repository: &Repository, reference: &Reference, url: &Url) -> Resul
 /// Something else that a digest may name: a layer, a config.
 async fn blob(repository: &Repository, reference: &Reference, digest: &Digest) -> Result<Descriptor> {
     let url = repository.host.url(&repository.name, "blobs", digest.as_ref());
-    let response = repository.request(Method::HEAD, &url, &HeaderMap::new()).await.map_err(|error| match error {
-        Error::NotFound { url, .. } => Error::NotFound { name: reference.to_string(), url },
-        error => error,
+    let response =
+        repository.request(Method::HEAD, &url, &HeaderMap::new()).await.map_err(|error| match error {
+            Error::NotFound { url, .. } => Error::NotFound { name: reference.to_string(), url },
+            error => error,
+        })?;
+    let length =
+        response.headers().get(CONTENT_LENGTH).and_then(|text| text.to_str().ok()?.parse::<u64>().ok());
+    let size = length.ok_or_else(|| Error::BadResponse {
+        url: shown(&url),
+        reason: "it does not say how long it is".into(),
     })?;
-    let length = response.headers().get(CONTENT_LENGTH).and_then(|text| text.to_str().ok()?.parse::<u64>().ok());
-    let size = length
-        .ok_or_else(|| Error::BadResponse { url: shown(&url), reason: "it does not say how long it is".into() })?;
     Ok(Descriptor::new(MediaType::from("application/octet-stream"), size, digest.clone()))
 }
 

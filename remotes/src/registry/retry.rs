@@ -31,7 +31,8 @@ impl Attempts {
 
     /// How long to wait before another attempt after this failure. `None` if there should be none.
     pub(super) fn after(&mut self, error: &Error, asked: Option<Duration>) -> Option<Duration> {
-        let unreachable = matches!(error, Error::Connect { .. }) && self.started.elapsed() + FIRST > UNREACHABLE;
+        let unreachable =
+            matches!(error, Error::Connect { .. }) && self.started.elapsed() + FIRST > UNREACHABLE;
         if self.left == 0 || !error.is_transient() || unreachable {
             return None;
         }
@@ -56,7 +57,8 @@ mod tests {
 
     #[test]
     fn waits_grow_to_a_limit() {
-        for (failures, at_least, at_most) in [(1, 100, 200), (2, 200, 400), (3, 400, 800), (99, 5000, 10_000)] {
+        for (failures, at_least, at_most) in [(1, 100, 200), (2, 200, 400), (3, 400, 800), (99, 5000, 10_000)]
+        {
             let wait = backoff(failures).as_millis();
             assert!((at_least..=at_most).contains(&wait), "{failures}: {wait} ms");
         }
