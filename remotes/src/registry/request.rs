@@ -102,7 +102,7 @@ pub(super) async fn body(
     loop {
         match timeout(inner.settings.idle_timeout, response.chunk()).await {
             Ok(Ok(Some(chunk))) if (bytes.len() + chunk.len()) as u64 <= limit => {
-                bytes.extend_from_slice(&chunk)
+                bytes.extend_from_slice(&chunk);
             }
             Ok(Ok(Some(_))) => return Err(Error::TooLarge { url: shown(url), limit }),
             Ok(Ok(None)) => return Ok(bytes.freeze()),

@@ -8,20 +8,12 @@ use reqwest::{
 use serde_json::Value;
 use url::Url;
 use windlass_content::hash::{Hasher, sha256};
-use windlass_images::media_type::{is_index, is_manifest};
+use windlass_images::media_type::{DOCKER_SCHEMA_1, ROOTS};
 use windlass_reference::Reference;
 
 use super::{Repository, host::shown, request};
 use crate::{Error, Result};
 
-/// What can be the root of an image, as the `Accept` header asks for it.
-const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
-    application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
-/// Docker's old signed manifests, which are refused.
-const SCHEMA_ONE: [&str; 2] = [
-    "application/vnd.docker.distribution.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.v1+prettyjws",
-];
 /// The header in which a registry says what a manifest's digest is.
 const DIGEST: &str = "docker-content-digest";
 
@@ -47,12 +39,8 @@ pub(super) async fn resolve(repository: &Repository, reference: &Reference) -> R
 
 /// The `Accept` header for all manifests and indexes.
 pub(super) fn accept() -> HeaderMap {
-    HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(ACCEPTED))])
-}
-
-fn is_root(kind: &str) -> bool {
-    let kind = MediaType::from(kind);
-    is_index(&kind) || is_manifest(&kind)
+    let value = HeaderValue::from_str(&ROOTS.join(", ")).expect("media types are printable ASCII");
+    HeaderMap::from_iter([(ACCEPT, value)])
 }
 
 /// What the headers of an answer say. `None` if they do not say everything.
@@ -66,7 +54,7 @@ fn head(
     let digest =
         header(DIGEST).and_then(|text| text.parse::<Digest>().ok()).filter(|d| Hasher::new(d).is_ok());
     let size = header(CONTENT_LENGTH.as_str()).and_then(|text| text.parse::<u64>().ok());
-    let kind = content_type(response).filter(|kind| is_root(kind));
+    let kind = content_type(response).filter(|kind| ROOTS.contains(&kind.as_str()));
     let (Some(digest), Some(size), Some(kind)) = (digest, size, kind) else {
         return Ok(None);
     };
@@ -139,13 +127,13 @@ enum Unusable {
 
 /// What a manifest is: by the header, if that says it, else by the bytes.
 fn kind(header: Option<&str>, bytes: &[u8]) -> Result<String, Unusable> {
-    let one = |kind: &str| SCHEMA_ONE.contains(&kind);
+    let one = |kind: &str| DOCKER_SCHEMA_1.contains(&kind);
     let json: Value = serde_json::from_slice(bytes).map_err(|_| Unusable::NoManifest)?;
     let own = json.get("mediaType").and_then(Value::as_str);
     if header.is_some_and(one) || own.is_some_and(one) || json.get("schemaVersion") == Some(&Value::from(1)) {
         return Err(Unusable::SchemaOne);
     }
-    let known = [header, own].into_iter().flatten().find(|kind| is_root(kind));
+    let known = [header, own].into_iter().flatten().find(|kind| ROOTS.contains(kind));
     match known {
         Some(kind) => Ok(kind.to_owned()),
         None if own.is_some() => Err(Unusable::NoManifest),
