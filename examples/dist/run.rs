@@ -1,0 +1,30 @@
+//! `run`: a container of an image, from pull to exit code.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use windlass::{PullOptions, Windlass, rootfs::spec};
+
+use crate::{cli::RunArgs, runtime::Runtime};
+
+pub(crate) async fn run(windlass: &Windlass, arguments: RunArgs) -> anyhow::Result<ExitCode> {
+    let runtime = Runtime::find(arguments.runtime.as_deref())?;
+    let platforms = arguments.platforms.platforms();
+    let name = arguments.reference.to_string();
+    if windlass.images().get(&name)?.is_none() {
+        eprintln!("{name} is not here; pulling it");
+        windlass.pull_with(&arguments.reference, PullOptions::default().platforms(platforms.clone())).await?;
+    }
+    let id = arguments.id.unwrap_or_else(made_up_id);
+    let options = spec::Options::default().args(arguments.command).host_network(arguments.host_network);
+    let bundle = windlass.bundle(&name, &platforms, &id, options).await?;
+    let code = runtime.run(&bundle, &id, &windlass.root().join("runtime")).await;
+    windlass.remove_container(&id, bundle, arguments.rm).await.context("cannot clean up after the container")?;
+    Ok(ExitCode::from(code?))
+}
+
+/// A name that no other container has: nobody can guess the time and the process.
+fn made_up_id() -> String {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+    format!("dist-{}-{:x}", std::process::id(), now & 0xffff_ffff)
+}

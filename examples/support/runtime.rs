@@ -1,0 +1,173 @@
+//! Running a bundle: with runc, crun or youki, or with the `libcontainer` crate inside this program.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{ExitCode, ExitStatus},
+};
+
+use anyhow::{Context, bail};
+use libcontainer::{container::builder::ContainerBuilder, syscall::syscall::SyscallType};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use tokio::{
+    process::Command,
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+use windlass::rootfs::Bundle;
+
+/// The first argument of the process that runs a container with `libcontainer`.
+const EMBEDDED_CHILD: &str = "windlass-embedded-runtime";
+
+/// What is passed on to the container.
+const SIGNALS: [Signal; 7] =
+    [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2, Signal::WINCH];
+
+/// What runs containers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Runtime {
+    /// A program with runc's command line.
+    Program(PathBuf),
+    /// The `libcontainer` crate, in a child process of this program.
+    Embedded,
+}
+
+impl Runtime {
+    /// The one that is asked for (`embedded`, a path or a name); else the first of runc, crun and youki that is installed;
+    /// else the embedded one.
+    pub fn find(wanted: Option<&Path>) -> anyhow::Result<Self> {
+        match wanted {
+            Some(wanted) if wanted == Path::new("embedded") => Ok(Self::Embedded),
+            Some(wanted) => {
+                let found = installed(wanted.as_os_str());
+                Ok(Self::Program(found.with_context(|| format!("there is no runtime {}", wanted.display()))?))
+            }
+            None => {
+                let program = ["runc", "crun", "youki"].iter().find_map(|name| installed(OsStr::new(name)));
+                Ok(program.map_or(Self::Embedded, Self::Program))
+            }
+        }
+    }
+
+    /// Runs a bundle to its end, passes on signals, and gives its exit code: 128 and the signal's number, if one ended it.
+    ///
+    /// The runtime keeps its own notes below `state`.
+    pub async fn run(&self, bundle: &Bundle, id: &str, state: &Path) -> anyhow::Result<u8> {
+        fs::create_dir_all(state).with_context(|| format!("cannot create {}", state.display()))?;
+        let pid_file = state.join(format!("{id}.pid"));
+        let mut command = match self {
+            Self::Program(program) => {
+                let mut command = Command::new(program);
+                command.arg("--root").arg(state).args(["run", "--bundle"]).arg(bundle.path());
+                command.arg("--pid-file").arg(&pid_file).arg(id);
+                command
+            }
+            Self::Embedded => {
+                let mut command = Command::new("/proc/self/exe");
+                command.arg(EMBEDDED_CHILD).arg(state).arg(bundle.path()).arg(&pid_file).arg(id);
+                command
+            }
+        };
+        let mut signals = listen()?;
+        let mut runtime = command.spawn().with_context(|| format!("cannot start {self:?}"))?;
+        let status = loop {
+            tokio::select! {
+                status = runtime.wait() => break status.context("cannot wait for the runtime")?,
+                Some(signal) = signals.recv() => pass_on(&pid_file, signal),
+            }
+        };
+        self.clean_up(id, state, &pid_file, status).await;
+        Ok(code(status))
+    }
+
+    /// Removes what is left of a container whose runtime was ended from outside.
+    async fn clean_up(&self, id: &str, state: &Path, pid_file: &Path, status: ExitStatus) {
+        if status.signal().is_some() {
+            pass_on(pid_file, Signal::KILL);
+        }
+        if let Self::Program(program) = self {
+            let mut delete = Command::new(program);
+            delete.arg("--root").arg(state).args(["delete", "--force", id]);
+            // Most often there is nothing left, and it says so.
+            let _ = delete.output().await;
+        }
+        let _ = fs::remove_file(pid_file);
+    }
+}
+
+/// Where a program is: a path as it is, a name looked up in `$PATH` and where root's programs are.
+fn installed(name: &OsStr) -> Option<PathBuf> {
+    let name = Path::new(name);
+    if name.components().count() > 1 {
+        return name.exists().then(|| name.to_owned());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from))
+        .map(|folder| folder.join(name))
+        .find(|program| program.is_file())
+}
+
+/// The signals that reach this process, from now on.
+fn listen() -> anyhow::Result<mpsc::UnboundedReceiver<Signal>> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    for number in SIGNALS {
+        let mut stream = signal(SignalKind::from_raw(number.as_raw())).context("cannot listen for signals")?;
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            while stream.recv().await.is_some() && sender.send(number).is_ok() {}
+        });
+    }
+    Ok(receiver)
+}
+
+/// Sends a signal to the container's first process, if it is there.
+fn pass_on(pid_file: &Path, signal: Signal) {
+    let pid = fs::read_to_string(pid_file).ok().and_then(|text| Pid::from_raw(text.trim().parse().ok()?));
+    if let Some(pid) = pid {
+        // It may have ended at this moment.
+        let _ = kill_process(pid, signal);
+    }
+}
+
+fn code(status: ExitStatus) -> u8 {
+    let number = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    number.and_then(|number| u8::try_from(number).ok()).unwrap_or(1)
+}
+
+/// Runs a container with `libcontainer`, if this process was started for that. Call it first in `main`: there may be no other thread.
+pub fn embedded_child() -> Option<ExitCode> {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next()? != EMBEDDED_CHILD {
+        return None;
+    }
+    let arguments: Vec<_> = arguments.collect();
+    Some(run_embedded(&arguments).map_or_else(
+        |error| {
+            eprintln!("embedded runtime: {error:#}");
+            ExitCode::FAILURE
+        },
+        ExitCode::from,
+    ))
+}
+
+fn run_embedded(arguments: &[String]) -> anyhow::Result<u8> {
+    let [state, bundle, pid_file, id] = arguments else { bail!("it takes a state folder, a bundle, a pid file, an id") };
+    let mut container = ContainerBuilder::new(id.clone(), SyscallType::default())
+        .with_root_path(state)?
+        .with_pid_file(Some(pid_file))?
+        .validate_id()?
+        .as_init(bundle)
+        .with_systemd(false)
+        .with_detach(false)
+        .build()
+        .context("cannot create the container")?;
+    let pid = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw())).context("the container has no process")?;
+    container.start().context("cannot start the container")?;
+    let (_, status) = waitpid(Some(pid), WaitOptions::empty())?.context("the container's process is not ours")?;
+    container.delete(true).context("cannot delete the container")?;
+    let number = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal));
+    Ok(number.and_then(|number| u8::try_from(number).ok()).unwrap_or(1))
+}

@@ -1,0 +1,58 @@
+use windlass_rootfs::{Bundle, spec};
+
+use crate::{Platforms, Result, Windlass, pull::blocking};
+
+impl Windlass {
+    /// Prepares a container: a writable snapshot named `id` on top of an image, mounted in a bundle below `<root>/bundles`.
+    ///
+    /// The image is unpacked first, if it is not. To run it, give [`Bundle::path`] to an OCI runtime; afterwards
+    /// [`remove_container`](Self::remove_container).
+    ///
+    /// # Errors
+    ///
+    /// As [`image`](Self::image); [`Error::Snapshot`](crate::Error::Snapshot) if `id` is taken or nothing can be mounted,
+    /// [`Error::Rootfs`](crate::Error::Rootfs) if the image says nothing that can be run. Nothing is left then.
+    pub async fn bundle(
+        &self,
+        name: &str,
+        platforms: &Platforms,
+        id: &str,
+        options: spec::Options,
+    ) -> Result<Bundle> {
+        let image = self.image(name, platforms).await?;
+        let parent = self.unpack(image.descriptor()).await?.map(|chain_id| chain_id.to_string());
+        let (this, id) = (self.clone(), id.to_owned());
+        blocking(move || {
+            let snapshotter = this.snapshotter()?;
+            let mounts = snapshotter.prepare(&id, parent.as_deref())?;
+            let make = || {
+                let bundle = Bundle::mount(this.root().join("bundles").join(&id), &mounts)?;
+                bundle.write_spec(&spec::generate(image.config(), &bundle.rootfs(), &id, &options)?)?;
+                Ok(bundle)
+            };
+            make().inspect_err(|_| {
+                if let Err(error) = snapshotter.remove(&id) {
+                    tracing::warn!(id, %error, "the snapshot of a container that could not be made is left behind");
+                }
+            })
+        })
+        .await
+    }
+
+    /// Removes a container's bundle, and with `snapshot` also what it wrote.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Rootfs`](crate::Error::Rootfs) if it cannot be unmounted, [`Error::Snapshot`](crate::Error::Snapshot).
+    pub async fn remove_container(&self, id: &str, bundle: Bundle, snapshot: bool) -> Result<()> {
+        let (this, id) = (self.clone(), id.to_owned());
+        blocking(move || {
+            bundle.remove()?;
+            if snapshot {
+                this.snapshotter()?.remove(&id)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+}
