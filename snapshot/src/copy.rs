@@ -10,9 +10,9 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat,
-        copy_file_range, fstat, ioctl_ficlone, lgetxattr, linkat, llistxattr, lsetxattr, mkdirat, mknodat, openat,
-        readlinkat, statat, symlinkat, utimensat,
+        AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, chmodat,
+        chownat, copy_file_range, fstat, ioctl_ficlone, lgetxattr, linkat, llistxattr, lsetxattr, mkdirat,
+        mknodat, openat, readlinkat, statat, symlinkat, utimensat,
     },
     io::Errno,
 };
@@ -23,7 +23,8 @@ use crate::{Result, files, folders::io};
 pub(crate) fn tree(from: &Path, to: &Path) -> Result<()> {
     let copied = (|| {
         let (source, target) = (files::open_folder(CWD, from)?, files::open_folder(CWD, to)?);
-        let mut copier = Copier { linked: HashMap::new(), root: target.try_clone().map_err(|_| Errno::MFILE)? };
+        let mut copier =
+            Copier { linked: HashMap::new(), root: target.try_clone().map_err(|_| Errno::MFILE)? };
         copier.below(&source, &target, &mut Vec::new())?;
         attributes(&source, c".", &target, c".", &fstat(&source)?)
     })();
@@ -50,7 +51,13 @@ impl Copier {
         Ok(())
     }
 
-    fn one(&mut self, source: &OwnedFd, target: &OwnedFd, name: &CString, path: &mut Vec<u8>) -> rustix::io::Result<()> {
+    fn one(
+        &mut self,
+        source: &OwnedFd,
+        target: &OwnedFd,
+        name: &CString,
+        path: &mut Vec<u8>,
+    ) -> rustix::io::Result<()> {
         let stat = statat(source, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         if !kind.is_dir() && stat.st_nlink > 1 {
@@ -68,7 +75,8 @@ impl Copier {
             FileType::RegularFile => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let from = openat(source, name, flags, Mode::empty())?;
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let flags =
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 content(from, openat(target, name, flags, Mode::RUSR | Mode::WUSR)?)?;
             }
             FileType::Symlink => symlinkat(readlinkat(source, name, Vec::new())?, target, name)?,
@@ -123,7 +131,12 @@ fn nanos(nanos: u64) -> i64 {
 }
 
 /// Through /proc, because the attributes of a link or a device cannot be had from an open handle.
-fn xattrs(source: &OwnedFd, name: &std::ffi::CStr, target: &OwnedFd, to: &std::ffi::CStr) -> rustix::io::Result<()> {
+fn xattrs(
+    source: &OwnedFd,
+    name: &std::ffi::CStr,
+    target: &OwnedFd,
+    to: &std::ffi::CStr,
+) -> rustix::io::Result<()> {
     let (from, to) = (in_proc(source, name), in_proc(target, to));
     let mut list = vec![0; 64 * 1024];
     let length = match llistxattr(&from, &mut list[..]) {

@@ -32,7 +32,10 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
 }
 
 /// Opens a folder, not a link to one.
-pub(crate) fn open_folder<P: rustix::path::Arg>(at: impl std::os::fd::AsFd, name: P) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn open_folder<P: rustix::path::Arg>(
+    at: impl std::os::fd::AsFd,
+    name: P,
+) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(at, name, flags, Mode::empty())
 }

@@ -164,13 +164,21 @@ impl Folders {
     /// Removes the files of a snapshot that nobody sees. What cannot be removed now is left to cleanup.
     fn discard(&self, id: i64) {
         if let Err(err) = files::remove(&self.folder(id)).and_then(|()| self.metadata.delete(id)) {
-            tracing::warn!(id, error = &err as &dyn std::error::Error, "files of a removed snapshot are left to cleanup");
+            tracing::warn!(
+                id,
+                error = &err as &dyn std::error::Error,
+                "files of a removed snapshot are left to cleanup"
+            );
         }
     }
 
     fn lock(&self, operation: FlockOperation) -> Result<File> {
         let path = self.root.join("lock");
-        let file = File::options().create(true).append(true).open(&path).map_err(|source| io("open", &path, source))?;
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(|source| io("open", &path, source))?;
         flock(&file, operation).map_err(|err| io("lock", &path, err.into()))?;
         Ok(file)
     }

@@ -12,7 +12,8 @@ use rusqlite::{Connection, OptionalExtension, Row as SqlRow, TransactionBehavior
 use crate::{Commit, Error, Info, Kind, Result, Usage};
 
 const VERSION: i64 = 1;
-const COLUMNS: &str = "s.id, s.name, s.kind, s.created, s.updated, s.labels, s.inodes, s.bytes, s.parent, p.name";
+const COLUMNS: &str =
+    "s.id, s.name, s.kind, s.created, s.updated, s.labels, s.inodes, s.bytes, s.parent, p.name";
 
 /// The table of snapshots. A row without a name is one that is being made, or whose files are still to be removed.
 #[derive(Debug)]
@@ -39,13 +40,18 @@ impl Metadata {
         connection.busy_timeout(Duration::from_secs(30)).map_err(fail)?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
         connection.pragma_update(None, "synchronous", "FULL").map_err(fail)?;
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
-        let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fail)?;
+        let transaction =
+            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
+        let version: i64 =
+            transaction.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fail)?;
         if version > VERSION {
             return Err(Error::Unsupported {
                 driver: "disk",
                 op: "open its metadata",
-                reason: format!("{} has version {version}, this program knows {VERSION}: upgrade it", path.display()),
+                reason: format!(
+                    "{} has version {version}, this program knows {VERSION}: upgrade it",
+                    path.display()
+                ),
             });
         }
         if version == 0 {
@@ -174,9 +180,11 @@ impl Metadata {
         self.write("remove a snapshot", |db| {
             let row = find(db, name)?.ok_or_else(|| missing(name))?;
             let child: Option<String> = db
-                .query_row("SELECT name FROM snapshots WHERE parent = ?1 AND name IS NOT NULL LIMIT 1", [row.id], |row| {
-                    row.get(0)
-                })
+                .query_row(
+                    "SELECT name FROM snapshots WHERE parent = ?1 AND name IS NOT NULL LIMIT 1",
+                    [row.id],
+                    |row| row.get(0),
+                )
                 .optional()?;
             if let Some(child) = child {
                 return Err(Failure::Ours(Error::HasChildren { name: name.to_owned(), child }));
@@ -253,14 +261,19 @@ impl From<rusqlite::Error> for Failure {
 }
 
 fn find(db: &Connection, name: &str) -> rusqlite::Result<Option<Row>> {
-    let sql =
-        format!("SELECT {COLUMNS} FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent WHERE s.name = ?1");
+    let sql = format!(
+        "SELECT {COLUMNS} FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent WHERE s.name = ?1"
+    );
     db.prepare_cached(&sql)?.query_row([name], read).optional()
 }
 
 fn committed(db: &Connection, name: &str) -> Result<Row, Failure> {
     let row = find(db, name)?.ok_or_else(|| missing(name))?;
-    if row.info.kind == Kind::Committed { Ok(row) } else { Err(Error::NotCommitted { name: name.to_owned() }.into()) }
+    if row.info.kind == Kind::Committed {
+        Ok(row)
+    } else {
+        Err(Error::NotCommitted { name: name.to_owned() }.into())
+    }
 }
 
 fn forget(db: &Connection, id: i64) -> rusqlite::Result<usize> {
@@ -273,8 +286,9 @@ fn missing(name: &str) -> Error {
 
 fn read(row: &SqlRow<'_>) -> rusqlite::Result<Row> {
     let labels: String = row.get(5)?;
-    let labels = serde_json::from_str(&labels)
-        .map_err(|err| rusqlite::Error::FromSqlConversionFailure(5, rusqlite::types::Type::Text, err.into()))?;
+    let labels = serde_json::from_str(&labels).map_err(|err| {
+        rusqlite::Error::FromSqlConversionFailure(5, rusqlite::types::Type::Text, err.into())
+    })?;
     let kind = match row.get::<_, i64>(2)? {
         1 => Kind::Active,
         2 => Kind::View,
@@ -292,7 +306,10 @@ fn read(row: &SqlRow<'_>) -> rusqlite::Result<Row> {
             updated: time(row.get(4)?),
             labels,
         },
-        usage: Usage { inodes: row.get::<_, i64>(6)?.cast_unsigned(), bytes: row.get::<_, i64>(7)?.cast_unsigned() },
+        usage: Usage {
+            inodes: row.get::<_, i64>(6)?.cast_unsigned(),
+            bytes: row.get::<_, i64>(7)?.cast_unsigned(),
+        },
     })
 }
 

@@ -33,7 +33,13 @@ pub struct Mount {
 impl Mount {
     /// The `mount` command that mounts this on `target`, for a person to read or run.
     pub fn command_line(&self, target: &Path) -> String {
-        format!("mount -t {} {} {} -o {}", self.fstype, self.source.display(), target.display(), self.options.join(","))
+        format!(
+            "mount -t {} {} {} -o {}",
+            self.fstype,
+            self.source.display(),
+            target.display(),
+            self.options.join(",")
+        )
     }
 
     fn is_bind(&self) -> bool {
@@ -121,7 +127,8 @@ pub fn open_tree(mounts: &[Mount]) -> Result<OwnedFd> {
     let root = root.map_err(|err| one.failed(Path::new("a detached tree"), err))?;
     // The handle from fsmount is only a path; reading the folder takes an open one, which keeps the mount alive.
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-    rustix::fs::openat(&root, ".", flags, Mode::empty()).map_err(|err| one.failed(Path::new("a detached tree"), err))
+    rustix::fs::openat(&root, ".", flags, Mode::empty())
+        .map_err(|err| one.failed(Path::new("a detached tree"), err))
 }
 
 fn mount_one(one: &Mount, target: &Path) -> Result<()> {
@@ -179,7 +186,8 @@ fn detached(one: &Mount) -> rustix::io::Result<OwnedFd> {
 
 /// Mounts with mount(2), for kernels before 6.5 and for paths beyond the new interface's 255 bytes.
 fn classic(one: &Mount, target: &Path) -> rustix::io::Result<()> {
-    let data: Vec<&str> = one.options.iter().map(String::as_str).filter(|o| !matches!(*o, "ro" | "rw")).collect();
+    let data: Vec<&str> =
+        one.options.iter().map(String::as_str).filter(|o| !matches!(*o, "ro" | "rw")).collect();
     let data = CString::new(data.join(",")).map_err(|_| Errno::INVAL)?;
     let flags = if one.read_only() { MountFlags::RDONLY } else { MountFlags::empty() };
     mount(&one.source, target, one.fstype.as_str(), flags, data.as_c_str())

@@ -1,10 +1,6 @@
 //! Snapshots as overlayfs layers.
 
-use std::{
-    collections::BTreeMap,
-    ops::ControlFlow,
-    path::Path,
-};
+use std::{collections::BTreeMap, ops::ControlFlow, path::Path};
 
 use crate::{
     Capabilities, Commit, Durability, Error, Info, Kind, Mount, Result, Snapshotter, Usage, Whiteouts, files,
@@ -37,7 +33,10 @@ impl Overlay {
         if mount::needs_escape(folders.root()) {
             return Err(unsupported(
                 "use this root",
-                format!("{} holds `:`, `,` or `\\`, which overlayfs takes for separators", folders.root().display()),
+                format!(
+                    "{} holds `:`, `,` or `\\`, which overlayfs takes for separators",
+                    folders.root().display()
+                ),
             ));
         }
         probe(folders.root())?;
@@ -135,7 +134,8 @@ impl Snapshotter for Overlay {
     fn commit(&self, commits: &[Commit<'_>]) -> Result<()> {
         self.folders.commit(commits, |row, parent| {
             if row.parent.is_some() && row.info.parent.as_deref() != Some(parent) {
-                let reason = format!("{:?} was prepared on {:?}, not on {parent:?}", row.info.name, row.info.parent);
+                let reason =
+                    format!("{:?} was prepared on {:?}, not on {parent:?}", row.info.name, row.info.parent);
                 return Err(unsupported("change the parent", reason));
             }
             Ok(())
@@ -169,7 +169,8 @@ fn inherit(from: &Path, to: &Path) -> Result<()> {
 
 /// Mounts two tiny layers as every snapshot will be.
 fn probe(root: &Path) -> Result<()> {
-    let id = format!("probe-{}-{:?}", std::process::id(), std::thread::current().id()).replace(['(', ')'], "");
+    let id =
+        format!("probe-{}-{:?}", std::process::id(), std::thread::current().id()).replace(['(', ')'], "");
     let folder = root.join(id);
     mkdir(&folder, 0o700)?;
     let tried = (|| {
@@ -177,7 +178,8 @@ fn probe(root: &Path) -> Result<()> {
             mkdir(&folder.join(name), 0o755)?;
         }
         let option = |key: &str, name: &str| format!("{key}={}", folder.join(name).display());
-        let options = vec![option("lowerdir", "lower"), option("upperdir", "upper"), option("workdir", "work")];
+        let options =
+            vec![option("lowerdir", "lower"), option("upperdir", "upper"), option("workdir", "work")];
         mount::open_tree(&[overlay(options)]).map(drop)
     })();
     files::remove(&folder)?;
@@ -200,7 +202,11 @@ fn read_only(mut layers: Vec<String>) -> Vec<Mount> {
 }
 
 fn bind(source: String, access: &str) -> Mount {
-    Mount { fstype: "bind".to_owned(), source: source.into(), options: vec![access.to_owned(), "rbind".to_owned()] }
+    Mount {
+        fstype: "bind".to_owned(),
+        source: source.into(),
+        options: vec![access.to_owned(), "rbind".to_owned()],
+    }
 }
 
 fn overlay(options: Vec<String>) -> Mount {
