@@ -1,1 +1,0 @@
-//! What every driver must do, as checks that take any driver.

@@ -1,0 +1,210 @@
+//! Checks of names, states and labels.
+
+use std::{collections::BTreeMap, fs, ops::ControlFlow, thread};
+
+use super::{Bench, read, write};
+use crate::{Commit, Error, Kind};
+
+/// Prepare, commit, and prepare on top of it.
+pub fn a_child_sees_what_its_parent_committed(bench: &Bench<'_>) {
+    bench.layer("one", None, |tree| write(tree.join("file"), "first"));
+
+    let mounts = bench.driver.prepare("two", Some("one")).expect("a committed parent");
+
+    assert_eq!(bench.mounted(&mounts, |tree| read(tree.join("file"))), "first");
+    assert_eq!(bench.driver.mounts("two").expect("active"), mounts, "asking again gives the same");
+}
+
+/// What `stat`, `usage` and `mounts` say of each kind.
+pub fn stat_tells_active_committed_and_missing_apart(bench: &Bench<'_>) {
+    bench.layer("low", None, |tree| write(tree.join("file"), "text"));
+    bench.driver.prepare("key", Some("low")).expect("a committed parent");
+    bench.driver.view("view", Some("low")).expect("a committed parent");
+
+    let stat = |name| bench.driver.stat(name).expect("stat").map(|info| (info.kind, info.parent));
+
+    assert_eq!(stat("low"), Some((Kind::Committed, None)));
+    assert_eq!(stat("low-key"), None, "a commit ends its key");
+    assert_eq!(stat("key"), Some((Kind::Active, Some("low".to_owned()))));
+    assert_eq!(stat("view"), Some((Kind::View, Some("low".to_owned()))));
+    assert_eq!(stat("missing"), None);
+    assert!(matches!(bench.driver.usage("missing"), Err(Error::NotFound { .. })));
+    assert!(matches!(bench.driver.mounts("missing"), Err(Error::NotFound { .. })));
+    assert!(matches!(bench.driver.mounts("low"), Err(Error::NotActive { .. })));
+}
+
+/// Missing parents, active parents, taken keys, and commits of what is not active.
+pub fn prepare_and_view_refuse_bad_parents_and_taken_keys(bench: &Bench<'_>) {
+    bench.layer("low", None, |_| {});
+    bench.driver.prepare("active", Some("low")).expect("a committed parent");
+    bench.driver.view("view", Some("low")).expect("a committed parent");
+
+    for (key, parent) in [("new", "missing"), ("new", "active"), ("active", "low"), ("low", "low")] {
+        for result in [bench.driver.prepare(key, Some(parent)), bench.driver.view(key, Some(parent))] {
+            let err = result.expect_err(key);
+            let right = match (key, parent) {
+                (_, "missing") => matches!(err, Error::NotFound { .. }),
+                (_, "active") => matches!(err, Error::NotCommitted { .. }),
+                _ => matches!(err, Error::Exists { .. }),
+            };
+            assert!(right, "{key} on {parent}: {err:?}");
+        }
+    }
+    let commit = |key| bench.driver.commit(&[Commit { key, name: "name", parent: None }]);
+    assert!(matches!(commit("view"), Err(Error::NotActive { .. })));
+    assert!(matches!(commit("low"), Err(Error::NotActive { .. })));
+    assert!(matches!(commit("missing"), Err(Error::NotFound { .. })));
+    assert_eq!(bench.driver.stat("new").expect("stat"), None, "a refusal leaves nothing");
+}
+
+/// Labels are replaced whole.
+pub fn an_update_replaces_the_labels_and_nothing_else(bench: &Bench<'_>) {
+    bench.layer("low", None, |_| {});
+    let before = bench.driver.stat("low").expect("stat").expect("committed");
+    let labels = |key: &str| BTreeMap::from([(key.to_owned(), "value".to_owned())]);
+    bench.driver.update("low", labels("first")).expect("it is there");
+
+    let after = bench.driver.update("low", labels("second")).expect("it is there");
+
+    assert_eq!(after.labels, labels("second"));
+    assert_eq!((&after.name, after.kind, after.created), (&before.name, before.kind, before.created));
+    assert!(after.updated >= before.updated, "an update is not older than the commit");
+    assert_eq!(bench.driver.stat("low").expect("stat"), Some(after));
+    assert!(matches!(bench.driver.update("missing", labels("x")), Err(Error::NotFound { .. })));
+}
+
+/// Children first.
+pub fn a_snapshot_with_children_is_not_removed(bench: &Bench<'_>) {
+    bench.layer("low", None, |_| {});
+    bench.layer("high", Some("low"), |_| {});
+
+    let err = bench.driver.remove("low").expect_err("it has a child");
+
+    assert!(matches!(&err, Error::HasChildren { child, .. } if child == "high"), "{err:?}");
+    bench.driver.remove("high").expect("it has no child");
+    bench.driver.remove("low").expect("it has none any more");
+    assert_eq!(bench.driver.stat("low").expect("stat"), None);
+    assert!(matches!(bench.driver.remove("low"), Err(Error::NotFound { .. })));
+}
+
+/// The order of `walk`, its end on a break, and that the visitor may call the driver.
+pub fn walk_shows_parents_before_children(bench: &Bench<'_>) {
+    bench.layer("low", None, |_| {});
+    bench.layer("middle", Some("low"), |_| {});
+    bench.driver.prepare("high", Some("middle")).expect("a committed parent");
+    let mut seen = Vec::new();
+
+    let walked = bench.driver.walk(&mut |info| {
+        assert_eq!(bench.driver.stat(&info.name).expect("stat in a walk"), Some(info.clone()));
+        seen.push(info.name);
+        ControlFlow::Continue(())
+    });
+
+    walked.expect("a walk");
+    assert_eq!(seen, ["low", "middle", "high"]);
+    let mut count = 0;
+    let broken = bench.driver.walk(&mut |_| {
+        count += 1;
+        ControlFlow::Break(())
+    });
+    broken.expect("a walk that ends early");
+    assert_eq!(count, 1);
+}
+
+/// Who comes second finds that the work is done.
+pub fn committing_to_a_name_that_exists_discards_the_snapshot(bench: &Bench<'_>) {
+    bench.layer("name", None, |tree| write(tree.join("file"), "first"));
+    let mounts = bench.driver.prepare("late", None).expect("a free key");
+    bench.mounted(&mounts, |tree| write(tree.join("file"), "second"));
+
+    bench.commit("late", "name");
+
+    assert_eq!(bench.look("name", |tree| read(tree.join("file"))), "first");
+    assert_eq!(bench.driver.stat("late").expect("stat"), None);
+}
+
+/// All or none.
+pub fn several_commits_succeed_or_fail_together(bench: &Bench<'_>) {
+    for key in ["a", "b"] {
+        bench.driver.prepare(key, None).expect("a free key");
+    }
+    let first = Commit { key: "a", name: "A", parent: None };
+    let missing = Commit { key: "missing", name: "M", parent: None };
+
+    let err = bench.driver.commit(&[first, missing]).expect_err("one key is missing");
+
+    assert!(matches!(err, Error::NotFound { .. }), "{err:?}");
+    assert_eq!(bench.driver.stat("A").expect("stat"), None, "nothing was committed");
+    bench.driver.commit(&[first, Commit { key: "b", name: "B", parent: None }]).expect("both are there");
+    for name in ["A", "B"] {
+        assert_eq!(bench.driver.stat(name).expect("stat").map(|info| info.kind), Some(Kind::Committed));
+    }
+}
+
+/// Rows, labels and files outlive the driver.
+pub fn what_was_committed_is_there_after_opening_again(bench: &Bench<'_>) {
+    bench.layer("low", None, |tree| write(tree.join("file"), "kept"));
+    let before = bench.driver.stat("low").expect("stat");
+
+    let again = bench.again();
+
+    assert_eq!(again.stat("low").expect("stat"), before);
+    let mounts = again.prepare("key", Some("low")).expect("a committed parent");
+    assert_eq!(bench.mounted(&mounts, |tree| read(tree.join("file"))), "kept");
+}
+
+/// For drivers that keep `<root>/snapshots/<id>`: a folder that a crash left.
+pub fn cleanup_removes_what_nobody_owns_and_nothing_else(bench: &Bench<'_>) {
+    bench.layer("low", None, |tree| write(tree.join("file"), "kept"));
+    bench.driver.prepare("key", Some("low")).expect("a committed parent");
+    let orphan = bench.root().join("snapshots/4711");
+    fs::create_dir_all(orphan.join("fs/deep")).expect("a folder");
+    write(orphan.join("fs/deep/file"), &"x".repeat(10_000));
+
+    let freed = bench.driver.cleanup().expect("a cleanup");
+
+    assert!(freed >= 10_000, "{freed} bytes were freed");
+    assert!(!orphan.exists(), "the orphan is gone");
+    assert_eq!(bench.look("low", |tree| read(tree.join("file"))), "kept");
+    let mounts = bench.driver.mounts("key").expect("still active");
+    assert_eq!(bench.mounted(&mounts, |tree| read(tree.join("file"))), "kept");
+    assert_eq!(bench.driver.cleanup().expect("a second cleanup"), 0);
+}
+
+/// Two writers and a cleaner at once.
+pub fn two_drivers_on_one_root_do_not_collide(bench: &Bench<'_>) {
+    let drivers = [bench.again(), bench.again()];
+
+    thread::scope(|scope| {
+        for (number, driver) in drivers.iter().enumerate() {
+            scope.spawn(move || {
+                for step in 0..8 {
+                    driver.prepare(&format!("{number}-{step}"), None).expect("a free key");
+                }
+            });
+        }
+        for _ in 0..8 {
+            bench.driver.cleanup().expect("a cleanup");
+        }
+    });
+
+    for number in 0..2 {
+        for step in 0..8 {
+            let mounts = bench.driver.mounts(&format!("{number}-{step}")).expect("it was prepared");
+            bench.mounted(&mounts, |tree| write(tree.join("file"), "text"));
+        }
+    }
+}
+
+/// Hard links do not add up, and a commit keeps the count.
+pub fn a_file_with_two_names_is_counted_once(bench: &Bench<'_>) {
+    bench.layer("low", None, |tree| {
+        write(tree.join("one"), &"x".repeat(100_000));
+        fs::hard_link(tree.join("one"), tree.join("two")).expect("a link");
+    });
+
+    let usage = bench.driver.usage("low").expect("it is there");
+
+    assert_eq!(usage.inodes, 2, "the root folder and one file");
+    assert!((100_000..200_000).contains(&usage.bytes), "{} bytes", usage.bytes);
+}
