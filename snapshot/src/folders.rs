@@ -41,6 +41,7 @@ impl Folders {
         Ok(Self { root, durability, metadata })
     }
 
+    #[cfg(feature = "overlay")]
     pub(crate) fn root(&self) -> &Path {
         &self.root
     }

@@ -88,6 +88,7 @@ impl Metadata {
     }
 
     /// The ids from a snapshot down to the lowest, itself first.
+    #[cfg(feature = "overlay")]
     pub(crate) fn chain(&self, id: i64) -> Result<Vec<i64>> {
         self.write("follow the parents", |db| {
             let mut statement = db.prepare_cached(
@@ -328,4 +329,34 @@ fn nanos(time: SystemTime) -> i64 {
 
 fn time(nanos: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_nanos(nanos.cast_unsigned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_of_a_newer_version_is_refused() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("metadata.db");
+        let newer = Connection::open(&path).expect("a database");
+        newer.pragma_update(None, "user_version", VERSION + 1).expect("a version");
+
+        let err = Metadata::open(&path).expect_err("it is newer");
+
+        assert!(err.to_string().ends_with("has version 2, this program knows 1: upgrade it"), "{err}");
+    }
+
+    #[test]
+    fn what_is_being_made_is_not_seen_and_its_id_is_never_used_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let metadata = Metadata::open(&dir.path().join("metadata.db")).expect("a database");
+
+        let first = metadata.reserve().expect("an id");
+        assert_eq!(metadata.all().expect("a list").len(), 0);
+        assert_eq!(metadata.nameless().expect("a list"), [first]);
+        metadata.delete(first).expect("deleted");
+
+        assert!(metadata.reserve().expect("an id") > first);
+    }
 }

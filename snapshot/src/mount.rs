@@ -3,7 +3,7 @@
 use std::{
     ffi::CString,
     fmt, io,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
@@ -207,11 +207,6 @@ fn detached_by_path(one: &Mount) -> rustix::io::Result<OwnedFd> {
     tree
 }
 
-/// Whether overlayfs would take a part of the path for a separator.
-pub(crate) fn needs_escape(path: &Path) -> bool {
-    path.as_os_str().as_bytes().iter().any(|byte| matches!(byte, b':' | b',' | b'\\'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,5 +229,67 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
 
         unmount(dir.path()).expect("nothing to do");
+    }
+
+    #[test]
+    fn the_old_interface_and_the_new_one_show_the_same_tree() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        for name in ["high", "low"] {
+            std::fs::create_dir(path(name)).expect("a folder");
+            std::fs::write(dir.path().join(name).join(name), name).expect("a file");
+        }
+        let options = vec!["ro".to_owned(), format!("lowerdir={}:{}", path("high"), path("low"))];
+        let one = Mount { fstype: "overlay".into(), source: "overlay".into(), options };
+
+        for tree in [detached(&one).expect("the new one"), detached_by_path(&one).expect("the old one")] {
+            for name in ["high", "low"] {
+                rustix::fs::openat(&tree, name, OFlags::RDONLY, Mode::empty()).expect(name);
+            }
+            let flags = OFlags::CREATE | OFlags::WRONLY;
+            let err = rustix::fs::openat(&tree, "new", flags, Mode::RWXU).expect_err("it is read-only");
+            assert_eq!(err, Errno::ROFS);
+        }
+    }
+
+    #[test]
+    fn a_tree_is_opened_without_a_trace_in_the_file_system() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| dir.path().join(name);
+        for name in ["lower", "upper", "work"] {
+            std::fs::create_dir(path(name)).expect("a folder");
+        }
+        let options = ["lower", "upper", "work"].map(|name| format!("{name}dir={}", path(name).display()));
+        let one = Mount { fstype: "overlay".into(), source: "overlay".into(), options: options.to_vec() };
+        let before = std::fs::read_to_string("/proc/self/mountinfo").expect("the mounts");
+
+        let tree = open_tree(&[one]).expect("an overlay");
+        rustix::fs::mkdirat(&tree, "new", Mode::RWXU).expect("it can be written");
+
+        assert!(path("upper/new").is_dir(), "what is written lands in the upper folder");
+        let place = dir.path().display().to_string();
+        assert!(!before.contains(&place), "the folder is not mounted before");
+        let after = std::fs::read_to_string("/proc/self/mountinfo").expect("the mounts");
+        assert!(!after.contains(&place), "nor afterwards");
+    }
+
+    #[test]
+    fn a_failed_mount_unmounts_those_before_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for name in ["source", "target"] {
+            std::fs::create_dir(dir.path().join(name)).expect("a folder");
+        }
+        std::fs::write(dir.path().join("source/file"), "").expect("a file");
+        let bind = |source: &str| Mount {
+            fstype: "bind".into(),
+            source: dir.path().join(source),
+            options: vec!["rw".into()],
+        };
+        let target = dir.path().join("target");
+
+        let err = mount_all(&[bind("source"), bind("missing")], &target).expect_err("a source is missing");
+
+        assert!(matches!(err, Error::Mount { .. }), "{err:?}");
+        assert!(!target.join("file").exists(), "the first mount is gone");
     }
 }

@@ -30,14 +30,12 @@ impl Overlay {
     /// [`Error::Database`] if the root cannot be used.
     pub fn open(root: &Path, durability: Durability) -> Result<Self> {
         let folders = Folders::open(root, durability)?;
-        if mount::needs_escape(folders.root()) {
-            return Err(unsupported(
-                "use this root",
-                format!(
-                    "{} holds `:`, `,` or `\\`, which overlayfs takes for separators",
-                    folders.root().display()
-                ),
-            ));
+        if !names_well(folders.root()) {
+            let root = folders.root().display();
+            let reason = format!(
+                "{root} holds `:`, `,`, `\\\\` or bytes that are not UTF-8, which mount options cannot say: choose another root"
+            );
+            return Err(unsupported("use this root", reason));
         }
         probe(folders.root())?;
         Ok(Self { folders })
@@ -155,6 +153,11 @@ impl Snapshotter for Overlay {
     }
 }
 
+/// Whether a path can stand in overlayfs's options as it is.
+fn names_well(path: &Path) -> bool {
+    path.to_str().is_some_and(|path| !path.contains([':', ',', '\\']))
+}
+
 /// The upper folder is what a mount shows as its root: without this, the root of every container would lose
 /// the mode and the owner that its image gives it.
 fn inherit(from: &Path, to: &Path) -> Result<()> {
@@ -215,4 +218,33 @@ fn overlay(options: Vec<String>) -> Mount {
 
 fn unsupported(op: &'static str, reason: String) -> Error {
     Error::Unsupported { driver: "overlay", op, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_that_mount_options_cannot_say_is_refused_with_the_reason() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for name in ["a:b", "a,b", "a\\b"] {
+            let err = Overlay::open(&dir.path().join(name), Durability::Fast).expect_err(name);
+            assert!(matches!(err, Error::Unsupported { .. }), "{name}: {err:?}");
+            assert!(err.to_string().contains("choose another root"), "{err}");
+        }
+    }
+
+    #[test]
+    fn opening_leaves_no_probe_behind() {
+        let dir = tempfile::tempdir().expect("a folder");
+
+        Overlay::open(dir.path(), Durability::Safe).expect("root may mount overlays");
+
+        let left = std::fs::read_dir(dir.path()).expect("the root");
+        let probes = left.filter(|entry| {
+            let name = entry.as_ref().expect("an entry").file_name();
+            name.to_string_lossy().starts_with("probe")
+        });
+        assert_eq!(probes.count(), 0);
+    }
 }

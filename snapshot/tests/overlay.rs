@@ -10,5 +10,5 @@ fn the_overlay_driver_passes_the_suite() {
 }
 
 fn open(root: &Path) -> Arc<dyn Snapshotter> {
-    Arc::new(Overlay::open(root, Durability::Fast).expect("an empty root"))
+    Arc::new(Overlay::open(root, Durability::Safe).expect("an empty root"))
 }

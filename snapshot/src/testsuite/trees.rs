@@ -101,7 +101,7 @@ pub fn a_file_moved_in_a_child_has_only_its_new_name(bench: &Bench<'_>) {
     });
 
     bench.layer("high", Some("low"), |tree| {
-        fs::rename(tree.join("dir/old"), tree.join("new")).expect("moved")
+        fs::rename(tree.join("dir/old"), tree.join("new")).expect("moved");
     });
 
     bench.look("high", |tree| {
