@@ -11,8 +11,8 @@ use crate::{cli::RootfsCommand, output};
 pub(crate) async fn apply(dir: &Path) -> anyhow::Result<()> {
     let root = File::open(dir).with_context(|| format!("cannot open {}", dir.display()))?;
     let work = move || {
-        let tar = windlass::rootfs::compression::decompress(Box::new(io::stdin()))?;
-        apply::apply(tar, &OwnedFd::from(root), &apply::Options::default())
+        let tar = windlass::rootfs::compression::decompress(io::stdin())?;
+        anyhow::Ok(apply::apply(tar, &OwnedFd::from(root), &apply::Options::default())?)
     };
     let applied = tokio::task::spawn_blocking(work).await??;
     Ok(output::line(applied.diff_id)?)

@@ -27,7 +27,7 @@ const SIGNALS: [Signal; 7] =
 
 /// What runs containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Runtime {
+pub(crate) enum Runtime {
     /// A program with runc's command line.
     Program(PathBuf),
     /// The `libcontainer` crate, in a child process of this program.
@@ -37,7 +37,7 @@ pub enum Runtime {
 impl Runtime {
     /// The one that is asked for (`embedded`, a path or a name); else the first of runc, crun and youki that is installed;
     /// else the embedded one.
-    pub fn find(wanted: Option<&Path>) -> anyhow::Result<Self> {
+    pub(crate) fn find(wanted: Option<&Path>) -> anyhow::Result<Self> {
         match wanted {
             Some(wanted) if wanted == Path::new("embedded") => Ok(Self::Embedded),
             Some(wanted) => {
@@ -54,7 +54,7 @@ impl Runtime {
     /// Runs a bundle to its end, passes on signals, and gives its exit code: 128 and the signal's number, if one ended it.
     ///
     /// The runtime keeps its own notes below `state`.
-    pub async fn run(&self, bundle: &Bundle, id: &str, state: &Path) -> anyhow::Result<u8> {
+    pub(crate) async fn run(&self, bundle: &Bundle, id: &str, state: &Path) -> anyhow::Result<u8> {
         fs::create_dir_all(state).with_context(|| format!("cannot create {}", state.display()))?;
         let pid_file = state.join(format!("{id}.pid"));
         let mut command = match self {
@@ -138,7 +138,7 @@ fn code(status: ExitStatus) -> u8 {
 }
 
 /// Runs a container with `libcontainer`, if this process was started for that. Call it first in `main`: there may be no other thread.
-pub fn embedded_child() -> Option<ExitCode> {
+pub(crate) fn embedded_child() -> Option<ExitCode> {
     let mut arguments = std::env::args().skip(1);
     if arguments.next()? != EMBEDDED_CHILD {
         return None;
