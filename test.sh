@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 say() { printf '\n== %s\n' "$*"; }
 
 # PROGRAM=PACKAGE: what the tests run, beside Rust.
-needs=(cc=gcc docker-registry=docker-registry runc=runc crun=crun mmdebstrap=mmdebstrap busybox=busybox-static
+needs=(cc=gcc docker-registry=docker-registry runc=runc mmdebstrap=mmdebstrap busybox=busybox-static
     skopeo=skopeo jq=jq)
 missing=()
 for need in "${needs[@]}"; do

@@ -13,9 +13,9 @@ fn layers() -> Vec<Layer> {
     let layer = |number: usize| {
         let files = (0..2000).fold(Layer::new(), |layer, file| {
             let start = (file * 7 + number) % 1000;
-            layer.file(&format!("l{number}/d{}/f{file}", file % 50), 0o644, &text[start..])
+            layer.file(format!("l{number}/d{}/f{file}", file % 50), 0o644, &text[start..])
         });
-        files.file(&format!("l{number}/large"), 0o644, &text.repeat(4000))
+        files.file(format!("l{number}/large"), 0o644, &text.repeat(4000))
     };
     (0..4).map(layer).collect()
 }

@@ -92,7 +92,8 @@ fn greet() -> ExitCode {
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let names = |path| -> Vec<String> {
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-        let mut names: Vec<_> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names
     };

@@ -114,9 +114,10 @@ impl Windlass {
             .then(children);
 
         if unpack {
-            let unpacker = Unpacker::new(Arc::new(self.content().following()), self.open_snapshotter().await?)
-                .limit(self.concurrency())
-                .progress(progress);
+            let unpacker =
+                Unpacker::new(Arc::new(self.content().following()), self.open_snapshotter().await?)
+                    .limit(self.concurrency())
+                    .progress(progress);
             let (unpack, unpacking) = unpacker.alongside(platforms.to_run());
             unpacking.drive(dispatch(fetch.then(unpack), target.clone(), self.concurrency())).await?;
         } else {
@@ -152,6 +153,8 @@ impl Windlass {
 }
 
 /// Runs disk work off the runtime's workers.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     tokio::task::spawn_blocking(work).await.expect("the work neither panics nor is aborted")
 }

@@ -157,13 +157,16 @@ impl Builder {
         install_tls_provider();
         let root = root.as_ref();
         fs::create_dir_all(root).map_err(|source| Error::Io { op: "create", path: root.into(), source })?;
-        let root = root.canonicalize().map_err(|source| Error::Io { op: "open", path: root.into(), source })?;
+        let root =
+            root.canonicalize().map_err(|source| Error::Io { op: "open", path: root.into(), source })?;
         let durability = match self.durability {
             Durability::Safe => windlass_content::Durability::Safe,
             Durability::Fast => windlass_content::Durability::Fast,
         };
-        let store =
-            LocalStore::open(root.join("content"), windlass_content::Options::default().durability(durability))?;
+        let store = LocalStore::open(
+            root.join("content"),
+            windlass_content::Options::default().durability(durability),
+        )?;
         let images = windlass_images::Store::open(root.join("images.db"))?;
         let resolver = match self.resolver {
             Some(resolver) => resolver,

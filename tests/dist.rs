@@ -105,7 +105,8 @@ fn an_ingest_that_breaks_off_is_listed_and_resumed() {
     let size = blob.len().to_string();
     let arguments = ["ingest", "my-key", "--expected-digest", &digest, "--expected-size", &size];
     let ingest = |bytes: &[u8]| {
-        let mut child = dist.command(&arguments).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+        let mut child =
+            dist.command(&arguments).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
         child.stdin.take().expect("it is piped").write_all(bytes).expect("it reads all");
         child.wait().expect("it ends").code()
     };

@@ -64,7 +64,8 @@ async fn layers_that_are_not_what_the_config_says_are_refused() {
             .config(move |config| config["rootfs"]["diff_ids"] = serde_json::json!([other]))
             .build()
     };
-    let not_a_tar = ImageBuilder::new().layer(Layer::new().raw(&b"this is no tar archive ".repeat(100))).build();
+    let not_a_tar =
+        ImageBuilder::new().layer(Layer::new().raw(&b"this is no tar archive ".repeat(100))).build();
     let escaping = ImageBuilder::new().layer(Layer::new().file("../escaped", 0o644, b"x")).build();
     for (image, why) in [(wrong_diff_id, "DiffID"), (not_a_tar, "tar"), (escaping, "../escaped")] {
         let registry = Registry::start().await;
@@ -94,7 +95,11 @@ async fn a_manifest_that_is_not_one_is_refused() {
 async fn a_full_disk_is_named_and_a_pull_with_room_works() {
     let registry = Registry::start().await;
     let noise: Vec<u8> = (0..3u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    registry.push(&ImageBuilder::new().layer(Layer::new().file("big", 0o644, &noise).plain()).build(), "app", "latest");
+    registry.push(
+        &ImageBuilder::new().layer(Layer::new().file("big", 0o644, &noise).plain()).build(),
+        "app",
+        "latest",
+    );
     let dist = Dist::new();
     let name = format!("{}/app:latest", registry.host());
     let small = support::TmpfsMount::new(dist.root(), "2m");

@@ -53,8 +53,9 @@ impl Cli {
             let builder = Windlass::builder().resolver(registry);
             let builder = match driver {
                 Driver::Overlay => builder,
-                Driver::Native => builder
-                    .snapshotter(Native::open(&root.join("snapshots/native"), Default::default())?),
+                Driver::Native => {
+                    builder.snapshotter(Native::open(&root.join("snapshots/native"), Default::default())?)
+                }
             };
             anyhow::Ok(builder.open(root)?)
         };

@@ -23,7 +23,8 @@ pub(crate) async fn ingest(windlass: &Windlass, arguments: IngestArgs) -> anyhow
     // Stdin gives the blob from its start; what an earlier try stored is passed over.
     let mut known = writer.offset();
     loop {
-        let Some(mut chunk) = tokio::task::spawn_blocking(read_stdin).await?.context("cannot read stdin")? else {
+        let Some(mut chunk) = tokio::task::spawn_blocking(read_stdin).await?.context("cannot read stdin")?
+        else {
             break;
         };
         let passed = known.min(chunk.len() as u64);

@@ -64,7 +64,9 @@ impl Display {
                 self.resolved = true;
                 self.update(name, &descriptor, "resolved", None);
             }
-            Event::Waiting { descriptor } => self.update(ingest_key(&descriptor), &descriptor, "waiting", Some(0)),
+            Event::Waiting { descriptor } => {
+                self.update(ingest_key(&descriptor), &descriptor, "waiting", Some(0))
+            }
             Event::Downloading { descriptor, offset } => {
                 self.update(ingest_key(&descriptor), &descriptor, "downloading", Some(offset));
             }
@@ -87,7 +89,9 @@ impl Display {
     /// Shows a new state of a resource: at `position` bytes, or complete.
     fn update(&mut self, key: String, descriptor: &Descriptor, state: &'static str, position: Option<u64>) {
         let line = self.bars.entry(key).or_insert_with_key(|key| Line {
-            bar: self.lines.add(ProgressBar::new(descriptor.size()).with_style(style()).with_prefix(short(key))),
+            bar: self
+                .lines
+                .add(ProgressBar::new(descriptor.size()).with_style(style()).with_prefix(short(key))),
             state: "",
         });
         // A layer is unpacked while it arrives; what is behind is what one waits for.

@@ -19,7 +19,10 @@ pub(crate) async fn run(windlass: &Windlass, arguments: RunArgs) -> anyhow::Resu
     let options = spec::Options::default().args(arguments.command).host_network(arguments.host_network);
     let bundle = windlass.bundle(&name, &platforms, &id, options).await?;
     let code = runtime.run(&bundle, &id, &windlass.root().join("runtime")).await;
-    windlass.remove_container(&id, bundle, arguments.rm).await.context("cannot clean up after the container")?;
+    windlass
+        .remove_container(&id, bundle, arguments.rm)
+        .await
+        .context("cannot clean up after the container")?;
     Ok(ExitCode::from(code?))
 }
 

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     fs,
+    io::IsTerminal,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{ExitCode, ExitStatus},
@@ -67,6 +68,11 @@ impl Runtime {
             Self::Embedded => {
                 let mut command = Command::new("/proc/self/exe");
                 command.arg(EMBEDDED_CHILD).arg(state).arg(bundle.path()).arg(&pid_file).arg(id);
+                // A signal to our group is passed on to the container; the child must live to see it end. On a terminal
+                // it stays in the group, or its container could not read.
+                if !std::io::stdin().is_terminal() {
+                    command.process_group(0);
+                }
                 command
             }
         };
@@ -87,11 +93,16 @@ impl Runtime {
         if status.signal().is_some() {
             pass_on(pid_file, Signal::KILL);
         }
-        if let Self::Program(program) = self {
-            let mut delete = Command::new(program);
-            delete.arg("--root").arg(state).args(["delete", "--force", id]);
-            // Most often there is nothing left, and it says so.
-            let _ = delete.output().await;
+        match self {
+            // Most often there is nothing left, and they say so.
+            Self::Program(program) => {
+                let mut delete = Command::new(program);
+                delete.arg("--root").arg(state).args(["delete", "--force", id]);
+                let _ = delete.output().await;
+            }
+            Self::Embedded => {
+                let _ = fs::remove_dir_all(state.join(id));
+            }
         }
         let _ = fs::remove_file(pid_file);
     }
@@ -114,11 +125,10 @@ fn installed(name: &OsStr) -> Option<PathBuf> {
 fn listen() -> anyhow::Result<mpsc::UnboundedReceiver<Signal>> {
     let (sender, receiver) = mpsc::unbounded_channel();
     for number in SIGNALS {
-        let mut stream = signal(SignalKind::from_raw(number.as_raw())).context("cannot listen for signals")?;
+        let mut stream =
+            signal(SignalKind::from_raw(number.as_raw())).context("cannot listen for signals")?;
         let sender = sender.clone();
-        tokio::spawn(async move {
-            while stream.recv().await.is_some() && sender.send(number).is_ok() {}
-        });
+        tokio::spawn(async move { while stream.recv().await.is_some() && sender.send(number).is_ok() {} });
     }
     Ok(receiver)
 }
@@ -154,7 +164,9 @@ pub(crate) fn embedded_child() -> Option<ExitCode> {
 }
 
 fn run_embedded(arguments: &[String]) -> anyhow::Result<u8> {
-    let [state, bundle, pid_file, id] = arguments else { bail!("it takes a state folder, a bundle, a pid file, an id") };
+    let [state, bundle, pid_file, id] = arguments else {
+        bail!("it takes a state folder, a bundle, a pid file, an id")
+    };
     let mut container = ContainerBuilder::new(id.clone(), SyscallType::default())
         .with_root_path(state)?
         .with_pid_file(Some(pid_file))?
@@ -164,9 +176,13 @@ fn run_embedded(arguments: &[String]) -> anyhow::Result<u8> {
         .with_detach(false)
         .build()
         .context("cannot create the container")?;
-    let pid = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw())).context("the container has no process")?;
+    let pid = container
+        .pid()
+        .and_then(|pid| Pid::from_raw(pid.as_raw()))
+        .context("the container has no process")?;
     container.start().context("cannot start the container")?;
-    let (_, status) = waitpid(Some(pid), WaitOptions::empty())?.context("the container's process is not ours")?;
+    let (_, status) =
+        waitpid(Some(pid), WaitOptions::empty())?.context("the container's process is not ours")?;
     container.delete(true).context("cannot delete the container")?;
     let number = status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal));
     Ok(number.and_then(|number| u8::try_from(number).ok()).unwrap_or(1))
