@@ -32,9 +32,8 @@ say "each crate alone, with the fewest features"
 for crate in reference content images remotes snapshot rootfs; do
     cargo check --quiet -p "windlass-$crate" --no-default-features
 done
-say "unit and integration tests"
-cargo test --workspace --all-features --all-targets
-say "doc tests and documentation"
-cargo test --workspace --all-features --doc
+say "unit, integration and doc tests"
+cargo test --workspace --all-features
+say "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps --quiet
 say "all passed"

@@ -1,9 +1,8 @@
 //! Bad input: one clear error line with its cause, exit code 1, nothing half-visible, and the next try works.
 
-mod support;
-
-use support::Dist;
 use windlass_testkit::{Fault, Image, ImageBuilder, Layer, Registry};
+
+use crate::support::Dist;
 
 fn app() -> Image {
     ImageBuilder::new().layer(Layer::new().file("file", 0o644, &b"content ".repeat(4096))).build()
@@ -102,7 +101,7 @@ async fn a_full_disk_is_named_and_a_pull_with_room_works() {
     );
     let dist = Dist::new();
     let name = format!("{}/app:latest", registry.host());
-    let small = support::TmpfsMount::new(dist.root(), "2m");
+    let small = crate::support::TmpfsMount::new(dist.root(), "2m");
 
     let line = dist.refused(&["--snapshotter", "native", "pull", &name]);
     assert_eq!(dist.ok(&["images", "--json"]), "");

@@ -1,7 +1,5 @@
 //! The main job: redis, from Debian packages, pulled from a real registry, run, and asked for a PONG.
 
-mod support;
-
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
@@ -10,8 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use support::Dist;
 use windlass_testkit::{Image, ImageBuilder, Layer, RealRegistry};
+
+use crate::support::Dist;
 
 /// Debian's redis-server on its base system, and a layer with its configuration.
 fn redis() -> Image {

@@ -1,15 +1,14 @@
 //! The command line against a real registry, Debian's `docker-registry`.
 
-mod support;
-
 use std::{
     io::Write,
     process::{Command, Stdio},
 };
 
 use serde_json::Value;
-use support::Dist;
 use windlass_testkit::{Image, ImageBuilder, Index, Layer, RealRegistry};
+
+use crate::support::Dist;
 
 /// Two layers, the second of which changes and hides something of the first.
 fn app() -> Image {

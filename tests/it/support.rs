@@ -9,49 +9,49 @@ use tempfile::TempDir;
 
 /// A folder for `--root`, and the program.
 #[derive(Debug)]
-pub struct Dist {
+pub(crate) struct Dist {
     root: TempDir,
 }
 
 /// What a run of `dist` left.
 #[derive(Debug)]
-pub struct Ran {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Dist {
     /// A new, empty folder.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { root: tempfile::tempdir().expect("a temporary folder can be made") }
     }
 
-    pub fn root(&self) -> &Path {
+    pub(crate) fn root(&self) -> &Path {
         self.root.path()
     }
 
     /// `dist --root DIR ARGUMENTS…`, not started yet.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(program());
         command.arg("--root").arg(self.root()).args(arguments).stdin(Stdio::null());
         command
     }
 
     /// Runs to the end.
-    pub fn run(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
         self.command(arguments).output().expect("dist starts").into()
     }
 
     /// Runs to the end, which must be a good one; gives stdout.
-    pub fn ok(&self, arguments: &[&str]) -> String {
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
         let ran = self.run(arguments);
         assert_eq!(ran.code, Some(0), "dist {arguments:?}: {}", ran.stderr);
         ran.stdout
     }
 
     /// Runs to the end, which must be exit code 1 with one line on stderr; gives that line.
-    pub fn refused(&self, arguments: &[&str]) -> String {
+    pub(crate) fn refused(&self, arguments: &[&str]) -> String {
         let ran = self.run(arguments);
         assert_eq!(ran.code, Some(1), "dist {arguments:?}: {ran:?}");
         let errors: Vec<_> = ran.stderr.lines().filter(|line| line.starts_with("dist: ")).collect();
@@ -60,7 +60,7 @@ impl Dist {
     }
 
     /// Asserts that no image is listed and no layer is unpacked.
-    pub fn shows_nothing(&self) {
+    pub(crate) fn shows_nothing(&self) {
         assert_eq!(self.ok(&["images", "--json"]), "", "no image is listed");
         let layers = self.root().join("snapshots/overlay/snapshots");
         let left: Vec<_> = std::fs::read_dir(layers).into_iter().flatten().collect();
@@ -88,19 +88,19 @@ fn program() -> PathBuf {
 
 /// A tmpfs of a given size over a folder, until it is dropped.
 #[derive(Debug)]
-pub struct TmpfsMount {
+pub(crate) struct TmpfsMount {
     target: PathBuf,
 }
 
 impl TmpfsMount {
     /// `size` as `mount -o size=` takes it.
-    pub fn new(target: &Path, size: &str) -> Self {
+    pub(crate) fn new(target: &Path, size: &str) -> Self {
         mount(&["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"], target);
         Self { target: target.to_owned() }
     }
 
     /// Gives it another size.
-    pub fn grow(&self, size: &str) {
+    pub(crate) fn grow(&self, size: &str) {
         mount(&["-o", &format!("remount,size={size}")], &self.target);
     }
 }

@@ -1,0 +1,6 @@
+//! The main job, and what may go wrong with it, through `dist` as its users run it.
+
+mod dist;
+mod redis;
+mod refusals;
+mod support;
