@@ -22,6 +22,15 @@ pub enum Error {
         name: String,
     },
 
+    /// The name stands for something that is no image: a layer or a config, by its digest.
+    #[error("{name} is no image, but {media_type}; pull a tag, or the digest of a manifest")]
+    NotAnImage {
+        /// The name.
+        name: String,
+        /// What the registry says it is.
+        media_type: String,
+    },
+
     /// The registry, or the way to it, refused.
     #[error(transparent)]
     Remotes(#[from] windlass_remotes::Error),

@@ -2,14 +2,14 @@ use std::sync::Arc;
 
 use oci_spec::image::Descriptor;
 use windlass_images::{
-    ChainId, ChildrenHandler, HandlerExt, Image, Platform, Track, dispatch,
+    ChainId, ChildrenHandler, HandlerExt, Image, Platform, Track, dispatch, media_type,
     progress::{Event, Progress},
 };
 use windlass_reference::Reference;
 use windlass_remotes::{FetchHandler, Resolved};
 use windlass_rootfs::Unpacker;
 
-use crate::{Result, Windlass};
+use crate::{Error, Result, Windlass};
 
 /// Which platforms' images a pull fetches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -100,6 +100,9 @@ impl Windlass {
     pub async fn pull_with(&self, reference: &Reference, options: PullOptions) -> Result<Pulled> {
         let PullOptions { platforms, progress, unpack } = options;
         let Resolved { name, descriptor: target, fetcher } = self.resolver().resolve(reference).await?;
+        if !media_type::is_index(target.media_type()) && !media_type::is_manifest(target.media_type()) {
+            return Err(Error::NotAnImage { name, media_type: target.media_type().to_string() });
+        }
         progress.send(Event::Resolved { name: name.clone(), descriptor: target.clone() });
 
         // Fetch each node, then look inside for more.

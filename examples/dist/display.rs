@@ -65,7 +65,7 @@ impl Display {
                 self.update(name, &descriptor, "resolved", None);
             }
             Event::Waiting { descriptor } => {
-                self.update(ingest_key(&descriptor), &descriptor, "waiting", Some(0))
+                self.update(ingest_key(&descriptor), &descriptor, "waiting", Some(0));
             }
             Event::Downloading { descriptor, offset } => {
                 self.update(ingest_key(&descriptor), &descriptor, "downloading", Some(offset));

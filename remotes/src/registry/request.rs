@@ -27,7 +27,18 @@ const ERROR_TEXT: usize = 400;
 impl Repository {
     /// Sends a request until it succeeds, or there is no more hope.
     pub(super) async fn request(&self, method: Method, url: &Url, headers: &HeaderMap) -> Result<Response> {
-        let mut attempts = Attempts::new(self.inner.settings.attempts.get());
+        self.request_up_to(self.inner.settings.attempts.get(), method, url, headers).await
+    }
+
+    /// As [`request`](Self::request), with a number of attempts of the caller's choice.
+    pub(super) async fn request_up_to(
+        &self,
+        attempts: u32,
+        method: Method,
+        url: &Url,
+        headers: &HeaderMap,
+    ) -> Result<Response> {
+        let mut attempts = Attempts::new(attempts);
         loop {
             let (error, asked) = match self.authenticated(&method, url, headers).await {
                 Ok(response) if response.status().is_success() => return Ok(response),

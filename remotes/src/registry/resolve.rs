@@ -19,7 +19,20 @@ const DIGEST: &str = "docker-content-digest";
 
 pub(super) async fn resolve(repository: &Repository, reference: &Reference) -> Result<Descriptor> {
     let url = repository.host.url(&repository.name, "manifests", reference.object());
-    let answer = match repository.request(Method::HEAD, &url, &accept()).await {
+    let head_request = || repository.request(Method::HEAD, &url, &accept());
+    let first = match reference.digest() {
+        None => head_request().await,
+        Some(digest) => match repository.request_up_to(1, Method::HEAD, &url, &accept()).await {
+            // CNCF's registry answers 500 when a layer is asked for as a manifest. If it has the blob, that is the answer.
+            Err(Error::Status { status: 500.., .. }) => match blob(repository, reference, digest).await {
+                Ok(found) => return Ok(found),
+                Err(_) => head_request().await,
+            },
+            Err(error) if error.is_transient() => head_request().await,
+            answer => answer,
+        },
+    };
+    let answer = match first {
         Ok(response) => head(repository, reference, &url, &response),
         // Some registries refuse this method; what they say to GET counts.
         Err(Error::Status { .. }) => Ok(None),
