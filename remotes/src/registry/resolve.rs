@@ -19,10 +19,11 @@ const DIGEST: &str = "docker-content-digest";
 
 pub(super) async fn resolve(repository: &Repository, reference: &Reference) -> Result<Descriptor> {
     let url = repository.host.url(&repository.name, "manifests", reference.object());
-    let head_request = || repository.request(Method::HEAD, &url, &accept());
+    let headers = accept();
+    let head_request = || repository.request(Method::HEAD, &url, &headers);
     let first = match reference.digest() {
         None => head_request().await,
-        Some(digest) => match repository.request_up_to(1, Method::HEAD, &url, &accept()).await {
+        Some(digest) => match repository.request_up_to(1, Method::HEAD, &url, &headers).await {
             // CNCF's registry answers 500 when a layer is asked for as a manifest. If it has the blob, that is the answer.
             Err(Error::Status { status: 500.., .. }) => match blob(repository, reference, digest).await {
                 Ok(found) => return Ok(found),
