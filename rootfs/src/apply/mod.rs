@@ -92,12 +92,14 @@ pub struct Pending {
     pub(crate) links: Vec<(PathBuf, PathBuf)>,
     /// Everything below is hidden.
     pub(crate) opaque_root: bool,
+    /// The layer says nothing of the root itself.
+    pub(crate) undeclared_root: bool,
 }
 
 impl Pending {
     /// Whether nothing is to be taken.
     pub fn is_empty(&self) -> bool {
-        self.implied.is_empty() && self.links.is_empty() && !self.opaque_root
+        self.implied.is_empty() && self.links.is_empty() && !self.opaque_root && !self.undeclared_root
     }
 }
 

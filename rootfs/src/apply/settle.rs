@@ -9,16 +9,15 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, fchmod, fchown,
-        fgetxattr, flistxattr, fsetxattr, fstat, futimens, linkat, mkdirat, mknodat, openat, renameat,
-        statat, unlinkat,
+        AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags, fchmod, fchown, fgetxattr, flistxattr,
+        fsetxattr, fstat, futimens, linkat, mkdirat, mknodat, openat, renameat, statat, unlinkat,
     },
     io::Errno,
 };
 
 use super::{
     Pending, refused,
-    tree::{at, names, open_folder, parent},
+    tree::{at, names, open_folder, parent, times_of},
 };
 use crate::{Error, Result};
 
@@ -31,18 +30,23 @@ use crate::{Error, Result};
 ///
 /// [`Error::Entry`] if a hard link leads nowhere, [`Error::Io`] if the system refuses.
 pub fn settle(pending: &Pending, root: &OwnedFd, parent_root: Option<&OwnedFd>) -> Result<()> {
-    if let Some(lower) = parent_root {
-        if pending.opaque_root {
-            hide_all(root, lower)?;
-        }
-        for path in &pending.implied {
-            settle_folder(path, root, lower)?;
-        }
+    if let Some(lower) = parent_root
+        && pending.opaque_root
+    {
+        hide_all(root, lower)?;
     }
     for (path, target) in &pending.links {
         settle_link(path, target, root, parent_root)?;
     }
-    Ok(())
+    let Some(lower) = parent_root else { return Ok(()) };
+    // Folders last, and inner ones first: making entries in a folder changes its times.
+    for path in pending.implied.iter().rev() {
+        settle_folder(path, root, lower)?;
+    }
+    match pending.undeclared_root {
+        true => inherit(lower, root, Path::new("/")),
+        false => Ok(()),
+    }
 }
 
 /// Writes a whiteout for each lower name in the root that the layer does not have: a root cannot be opaque.
@@ -143,6 +147,8 @@ fn settle_link(path: &Path, target: &Path, root: &OwnedFd, lower: Option<&OwnedF
     })?;
     let stat = statat(&lower_folder, target_name, AtFlags::SYMLINK_NOFOLLOW).map_err(|_| nowhere())?;
     let upper_folder = folder_like_below(root, lower, &real)?;
+    let folder = open_folder(root, parent(path)).map_err(at("open the folder of", path))?;
+    let before = [&upper_folder, &folder].map(|folder| (folder, fstat(folder)));
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => copy_up(&lower_folder, &upper_folder, target_name, path)?,
         FileType::Directory => {
@@ -151,8 +157,12 @@ fn settle_link(path: &Path, target: &Path, root: &OwnedFd, lower: Option<&OwnedF
         // A link cannot have two names here, but it can be made twice.
         _ => return Err(refused(path, format!("it is a hard link to {target:?}, which is no regular file"))),
     }
-    let folder = open_folder(root, parent(path)).map_err(at("open the folder of", path))?;
-    linkat(&upper_folder, target_name, &folder, name, AtFlags::empty()).map_err(at("link", path))
+    linkat(&upper_folder, target_name, &folder, name, AtFlags::empty()).map_err(at("link", path))?;
+    for (folder, stat) in before {
+        let stat = stat.map_err(at("look at the folder of", path))?;
+        futimens(folder, &times_of(&stat)).map_err(at("set the times of the folder of", path))?;
+    }
+    Ok(())
 }
 
 /// A folder of the layer; what is missing of it is made as it is below.
@@ -162,7 +172,9 @@ fn folder_like_below(root: &OwnedFd, lower: &OwnedFd, path: &Path) -> Result<Own
         Err(Errno::NOENT) => {
             let above = folder_like_below(root, lower, parent(path))?;
             let name = path.file_name().expect("the root is there");
+            let before = fstat(&above).map_err(at("look at the folder of", path))?;
             mkdirat(&above, name, Mode::from_raw_mode(0o755)).map_err(at("create", path))?;
+            futimens(&above, &times_of(&before)).map_err(at("set the times of the folder of", path))?;
             let made = open_folder(root, path).map_err(at("open", path))?;
             inherit(&open_folder(lower, path).map_err(at("open", path))?, &made, path)?;
             Ok(made)
@@ -198,7 +210,7 @@ fn inherit(from: &OwnedFd, to: &OwnedFd, path: &Path) -> Result<()> {
     fchown(to, owner.0, owner.1).map_err(at("set the owner of", path))?;
     fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777)).map_err(at("set the mode of", path))?;
     copy_xattrs(from, to).map_err(at("copy the attributes of", path))?;
-    futimens(to, &times(&stat)).map_err(at("set the times of", path))
+    futimens(to, &times_of(&stat)).map_err(at("set the times of", path))
 }
 
 fn copy_xattrs(from: impl AsFd, to: impl AsFd) -> Result<(), Errno> {
@@ -214,12 +226,4 @@ fn copy_xattrs(from: impl AsFd, to: impl AsFd) -> Result<(), Errno> {
         fsetxattr(&to, name, &value[..length], XattrFlags::empty())?;
     }
     Ok(())
-}
-
-fn times(stat: &Stat) -> Timestamps {
-    let time = |seconds: i64, nanoseconds: u64| Timespec { tv_sec: seconds, tv_nsec: nanoseconds as i64 };
-    Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-    }
 }

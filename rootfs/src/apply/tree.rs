@@ -15,9 +15,9 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Timestamps, Uid, XattrFlags, chownat,
-        fchmod, fchown, fsetxattr, futimens, linkat, lsetxattr, makedev, mkdirat, mknodat, openat, openat2,
-        statat, symlinkat, unlinkat, utimensat,
+        AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
+        chownat, fchmod, fchown, fsetxattr, fstat, futimens, linkat, lsetxattr, makedev, mkdirat, mknodat,
+        openat, openat2, statat, symlinkat, unlinkat, utimensat,
     },
     io::Errno,
 };
@@ -40,9 +40,12 @@ pub(super) struct Target<'a> {
     kept: HashSet<PathBuf>,
     /// Folders' times, set last: making entries in a folder changes them.
     times: Vec<(PathBuf, Timestamps)>,
+    /// The folders whose times are in `times`, or are not to be kept.
+    timed: HashSet<PathBuf>,
     implied: Vec<PathBuf>,
     links: Vec<(PathBuf, PathBuf)>,
     opaque_root: bool,
+    root_declared: bool,
     buffer: Vec<u8>,
 }
 
@@ -54,9 +57,11 @@ impl<'a> Target<'a> {
             last: None,
             kept: HashSet::new(),
             times: Vec::new(),
+            timed: HashSet::new(),
             implied: Vec::new(),
             links: Vec::new(),
             opaque_root: false,
+            root_declared: false,
             buffer: Vec::new(),
         }
     }
@@ -65,6 +70,8 @@ impl<'a> Target<'a> {
     pub(super) fn root_folder(&mut self, meta: &Meta) -> Result<()> {
         let root = openat(self.root, ".", FOLDER, Mode::empty()).map_err(at("open", &meta.path))?;
         set_owner_mode_xattrs(root.as_fd(), meta)?;
+        self.root_declared = true;
+        self.timed.insert(PathBuf::new());
         self.times.push((PathBuf::new(), meta.times()));
         Ok(())
     }
@@ -139,6 +146,7 @@ impl<'a> Target<'a> {
             openat(folder, name, FOLDER | OFlags::NOFOLLOW, Mode::empty()).map_err(at("open", &meta.path))?;
         set_owner_mode_xattrs(made.as_fd(), meta)?;
         self.implied.retain(|implied| *implied != meta.path);
+        self.timed.insert(meta.path.clone());
         self.times.push((meta.path.clone(), meta.times()));
         Ok(())
     }
@@ -179,7 +187,10 @@ impl<'a> Target<'a> {
     pub(super) fn hide(&mut self, path: &Path) -> Result<()> {
         if self.whiteouts == Whiteouts::Remove {
             return match self.open_folder(parent(path)) {
-                Ok(folder) => self.remove_lower(&folder, path),
+                Ok(folder) => {
+                    self.keep_times(&folder, parent(path))?;
+                    self.remove_lower(&folder, path)
+                }
                 // Nothing is there to be hidden.
                 Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
                 Err(errno) => Err(at("open the folder of", path)(errno)),
@@ -203,7 +214,10 @@ impl<'a> Target<'a> {
     pub(super) fn hide_all_in(&mut self, path: &Path) -> Result<()> {
         if self.whiteouts == Whiteouts::Remove {
             return match self.open_folder(path) {
-                Ok(folder) => self.remove_lower_children(&folder, path),
+                Ok(folder) => {
+                    self.keep_times(&folder, path)?;
+                    self.remove_lower_children(&folder, path)
+                }
                 Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
                 Err(errno) => Err(at("open", path)(errno)),
             };
@@ -233,7 +247,8 @@ impl<'a> Target<'a> {
             Whiteouts::Overlay => (self.implied, self.links),
             Whiteouts::Remove => (Vec::new(), Vec::new()),
         };
-        Ok(Pending { implied, links, opaque_root: self.opaque_root })
+        let undeclared_root = !self.root_declared && self.whiteouts == Whiteouts::Overlay;
+        Ok(Pending { implied, links, opaque_root: self.opaque_root, undeclared_root })
     }
 
     /// A folder's handle; what is missing of it is made.
@@ -250,13 +265,25 @@ impl<'a> Target<'a> {
                 let name = path.file_name().expect("the root is there");
                 self.make_folder(&above, name, path)?;
                 self.implied.push(path.to_owned());
+                self.timed.insert(path.to_owned());
                 self.open_folder(path).map_err(at("open", path))?
             }
             Err(errno) => return Err(at("open", path)(errno)),
         };
+        self.keep_times(&folder, path)?;
         let folder = Rc::new(folder);
         self.last = Some((path.to_owned(), folder.clone()));
         Ok(folder)
+    }
+
+    /// Remembers the times that a folder has before this layer changes what is in it. If the layer declares the folder, its
+    /// own times come later, and count.
+    fn keep_times(&mut self, folder: &OwnedFd, path: &Path) -> Result<()> {
+        if self.timed.insert(path.to_owned()) {
+            let stat = fstat(folder).map_err(at("look at", path))?;
+            self.times.push((path.to_owned(), times_of(&stat)));
+        }
+        Ok(())
     }
 
     /// Opens a folder; links on the way lead where they would lead inside the root.
@@ -374,6 +401,15 @@ pub(super) fn below(path: &Path) -> &Path {
 
 pub(super) fn parent(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new(""))
+}
+
+/// The times of a file, as they are set.
+pub(super) fn times_of(stat: &Stat) -> Timestamps {
+    let time = |tv_sec, nanoseconds| Timespec { tv_sec, tv_nsec: nanoseconds as i64 };
+    Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    }
 }
 
 /// Opens a folder inside a root.

@@ -1,1 +1,0 @@
-//! What every store promises, as checks that take any implementation.
