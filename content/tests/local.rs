@@ -15,8 +15,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 use tokio::time::timeout;
 use windlass_content::{
-    Durability, Error, Ingest, Ingester, LocalStore, Options, Provider, ProviderExt, Store, Writer,
-    WriterExt,
+    Durability, Error, Ingest, Ingester, LocalStore, Options, Provider, ProviderExt, Store, WriterExt,
     testsuite::{self, descriptor, put, writer},
 };
 

@@ -30,10 +30,10 @@ impl Arrivals {
         arrival
     }
 
-    /// The blob, if it is arriving and its writer has not given up.
+    /// The blob, if it is just arriving. A committed one is found on the disk, unless it was deleted since.
     pub(super) fn find(&self, digest: &Digest) -> Option<Arc<Arrival>> {
         let mut by_digest = lock(&self.by_digest);
-        let found = by_digest.get(digest)?.upgrade().filter(|it| lock(&it.state).end != Some(End::Abandoned));
+        let found = by_digest.get(digest)?.upgrade().filter(|it| lock(&it.state).end.is_none());
         if found.is_none() {
             by_digest.remove(digest);
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::{task::JoinSet, time::timeout};
 
 use super::{descriptor, put, writer};
-use crate::{Error, Ingest, ProviderExt, Store, Writer, WriterExt};
+use crate::{Error, Ingest, ProviderExt, Store, WriterExt};
 
 /// Long enough to see that somebody waits, in a check that passes; never what a check hopes to be fast enough for.
 const MOMENT: Duration = Duration::from_millis(50);

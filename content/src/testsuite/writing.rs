@@ -14,7 +14,7 @@ use futures::{StreamExt, stream};
 use tokio::time::timeout;
 
 use super::{descriptor, put, writer};
-use crate::{Error, Ingest, ProviderExt, Store, Writer, WriterExt};
+use crate::{Error, Ingest, ProviderExt, Store, WriterExt};
 
 /// Under whatever key.
 pub async fn a_committed_blob_is_not_written_again(store: Arc<dyn Store>) {
