@@ -4,6 +4,7 @@ use std::{
     fs::{self, File, Metadata},
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
     time::SystemTime,
 };
 
@@ -77,7 +78,10 @@ pub(super) fn make_layout(root: &Path, durability: Durability) -> Result<()> {
 
 /// Writes a file so that it is whole or not there. Somebody else's may win; then it is the same.
 fn write_new(path: &Path, content: &[u8], durability: Durability) -> Result<()> {
-    let temporary = path.with_extension(format!("tmp-{}", std::process::id()));
+    // Others, in this process too, may be doing the same.
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let temporary = path.with_extension(format!("tmp-{}-{count}", std::process::id()));
     let write = || {
         let mut file = File::create(&temporary)?;
         file.write_all(content)?;
@@ -172,12 +176,14 @@ fn status(folder: IngestFolder<'_>) -> Option<Status> {
     })
 }
 
-/// The paths in a folder; none if it is gone.
+/// The paths in a folder; none if it is gone, or no folder.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let read =
         || -> io::Result<Vec<PathBuf>> { fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect() };
     match read() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(Vec::new())
+        }
         answer => answer.map_err(io_error("list", folder)),
     }
 }

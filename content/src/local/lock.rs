@@ -77,7 +77,12 @@ impl Lock {
 /// then the lock is of no use, and the wait begins again on the new one.
 fn lock_folder(folder: &Path) -> Result<File> {
     loop {
-        fs::create_dir_all(folder).map_err(io_error("create", folder))?;
+        match fs::create_dir(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(io_error("create", folder)(error));
+            }
+            _ => {}
+        }
         let file = match File::open(folder) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,

@@ -51,6 +51,15 @@ impl LocalWriter {
         let resumed = files.read_expected().is_some_and(|earlier| {
             earlier.digest() == expected.digest() && earlier.size() == expected.size()
         });
+        if resumed {
+            // A crash just before the blob got its name leaves it read-only.
+            match fs::set_permissions(&data, Permissions::from_mode(0o644)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error("make writable", &data)(error));
+                }
+                _ => {}
+            }
+        }
         let file = OpenOptions::new()
             .read(true)
             .write(true)
