@@ -21,7 +21,7 @@ use windlass_images::{
     BoxError, ChainId, Handler, Image, Next, Platform, media_type,
     progress::{Event, Progress},
 };
-use windlass_snapshot::{Commit, Mount, Snapshotter, mount::open_tree};
+use windlass_snapshot::{Commit, Mount, Snapshotter, Whiteouts, mount::open_tree};
 
 use crate::{
     Applier, Error, LayerStream, Result, TarApplier,
@@ -132,9 +132,16 @@ impl Unpacker {
                 prepared.push(active.prepare(layer, None).await?);
             }
             let turns = Semaphore::new(self.limit.get());
-            let applying = layers.iter().zip(&prepared).map(|(layer, mounts)| async {
-                let _turn = turns.acquire().await.expect("the semaphore is never closed");
-                self.apply(layer, mounts).await
+            let applying = layers.iter().zip(&prepared).enumerate().map(|(index, (layer, mounts))| {
+                // Below the lowest layer is nothing that it could hide, and a whiteout would be seen.
+                let lowest = index == 0 && base.is_none();
+                let whiteouts =
+                    if lowest { Whiteouts::Remove } else { self.snapshotter.capabilities().whiteouts };
+                let turns = &turns;
+                async move {
+                    let _turn = turns.acquire().await.expect("the semaphore is never closed");
+                    self.apply(layer, mounts, whiteouts).await
+                }
             });
             let applied = try_join_all(applying).await?;
             for (index, (layer, applied)) in layers.iter().zip(applied).enumerate() {
@@ -175,7 +182,7 @@ impl Unpacker {
             let mut active = Active::new(self.snapshotter.clone());
             let result = async {
                 let mounts = active.prepare(layer, parent.clone()).await?;
-                self.apply(layer, &mounts).await?;
+                self.apply(layer, &mounts, self.snapshotter.capabilities().whiteouts).await?;
                 let (key, name) = (active.keys[0].clone(), layer.chain_id.to_string());
                 self.blocking(move |snapshotter| {
                     Ok(snapshotter.commit(&[Commit { key: &key, name: &name, parent: None }])?)
@@ -192,7 +199,7 @@ impl Unpacker {
     }
 
     /// Applies one layer, and checks that it is the one that the config means.
-    async fn apply(&self, layer: &Layer, mounts: &[Mount]) -> Result<Applied> {
+    async fn apply(&self, layer: &Layer, mounts: &[Mount], whiteouts: Whiteouts) -> Result<Applied> {
         let blob = self.provider.open(&layer.blob).await?;
         self.progress.send(Event::Unpacking { descriptor: layer.blob.clone(), offset: 0 });
         let stream = LayerStream {
@@ -200,7 +207,6 @@ impl Unpacker {
             blob: Box::new(blob.reader(0)),
             progress: self.progress.clone(),
         };
-        let whiteouts = self.snapshotter.capabilities().whiteouts;
         let applied =
             self.applier.apply(stream, mounts, whiteouts).await.map_err(|error| layer.failed(error))?;
         match applied.diff_id == layer.diff_id {

@@ -38,14 +38,13 @@ pub fn settle(pending: &Pending, root: &OwnedFd, parent_root: Option<&OwnedFd>) 
     for (path, target) in &pending.links {
         settle_link(path, target, root, parent_root)?;
     }
-    let Some(lower) = parent_root else { return Ok(()) };
     // Folders last, and inner ones first: making entries in a folder changes its times.
     for path in pending.implied.iter().rev() {
-        settle_folder(path, root, lower)?;
+        settle_folder(path, root, parent_root)?;
     }
-    match pending.undeclared_root {
-        true => inherit(lower, root, Path::new("/")),
-        false => Ok(()),
+    match parent_root {
+        Some(lower) if pending.undeclared_root => inherit(lower, root, Path::new("/")),
+        _ => Ok(()),
     }
 }
 
@@ -67,17 +66,39 @@ fn hide_all(root: &OwnedFd, lower: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
-fn settle_folder(path: &Path, root: &OwnedFd, lower: &OwnedFd) -> Result<()> {
+fn settle_folder(path: &Path, root: &OwnedFd, lower: Option<&OwnedFd>) -> Result<()> {
     let name = path.file_name().expect("the root is never implied");
     // The folder above may have moved with an earlier one; then this one moved with it.
     let Ok(made) = open_folder(root, path) else { return Ok(()) };
-    let Ok(lower_folder) = open_folder(lower, path) else { return Ok(()) };
+    let below = lower.and_then(|lower| Some((lower, open_folder(lower, path).ok()?)));
+    let Some((lower, lower_folder)) = below else {
+        return remove_if_it_only_hides(path, root, &made);
+    };
     let lower_above = open_folder(lower, parent(path)).map_err(at("open", path))?;
     let lower_stat = statat(&lower_above, name, AtFlags::SYMLINK_NOFOLLOW).map_err(at("look at", path))?;
     if FileType::from_raw_mode(lower_stat.st_mode) == FileType::Symlink {
         return follow_lower_link(path, root, lower, &made);
     }
     inherit(&lower_folder, &made, path)
+}
+
+/// A folder that was made for whiteouts alone, where nothing is below that they could hide, would be seen itself.
+fn remove_if_it_only_hides(path: &Path, root: &OwnedFd, made: &OwnedFd) -> Result<()> {
+    let names = names(made).map_err(at("list", path))?;
+    for name in &names {
+        let stat = statat(made, name, AtFlags::SYMLINK_NOFOLLOW).map_err(at("look at", path))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice || stat.st_rdev != 0 {
+            return Ok(());
+        }
+    }
+    for name in &names {
+        unlinkat(made, name, AtFlags::empty()).map_err(at("remove a whiteout in", path))?;
+    }
+    let above = open_folder(root, parent(path)).map_err(at("open the folder of", path))?;
+    let before = fstat(&above).map_err(at("look at the folder of", path))?;
+    let name = path.file_name().expect("the root is never implied");
+    unlinkat(&above, name, AtFlags::REMOVEDIR).map_err(at("remove", path))?;
+    futimens(&above, &times_of(&before)).map_err(at("set the times of the folder of", path))
 }
 
 /// The layer has entries below a path that is a link in the layers below: they belong to where it leads.
@@ -99,7 +120,9 @@ fn follow_lower_link(path: &Path, root: &OwnedFd, lower: &OwnedFd, made: &OwnedF
         }
         place = open_folder(root, &walked).map_err(at("open", &walked))?;
     }
+    let before = fstat(&place).map_err(at("look at", path))?;
     merge(made, &place, path)?;
+    futimens(&place, &times_of(&before)).map_err(at("set the times of", path))?;
     let above = open_folder(root, parent(path)).map_err(at("open", path))?;
     let name = path.file_name().expect("the root is no link");
     unlinkat(&above, name, AtFlags::REMOVEDIR).map_err(at("remove", path))

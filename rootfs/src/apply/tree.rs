@@ -40,6 +40,8 @@ pub(super) struct Target<'a> {
     kept: HashSet<PathBuf>,
     /// Folders' times, set last: making entries in a folder changes them.
     times: Vec<(PathBuf, Timestamps)>,
+    /// The times of folders that were there, with their device and inode numbers.
+    kept_times: Vec<(PathBuf, Timestamps, (u64, u64))>,
     /// The folders whose times are in `times`, or are not to be kept.
     timed: HashSet<PathBuf>,
     implied: Vec<PathBuf>,
@@ -57,6 +59,7 @@ impl<'a> Target<'a> {
             last: None,
             kept: HashSet::new(),
             times: Vec::new(),
+            kept_times: Vec::new(),
             timed: HashSet::new(),
             implied: Vec::new(),
             links: Vec::new(),
@@ -167,11 +170,13 @@ impl<'a> Target<'a> {
             Err(errno) => return Err(at("open the target of the hard link", path)(errno)),
         };
         match self.in_place(folder, name, path, || linkat(&from, target, folder, name, AtFlags::empty())) {
-            Err(Error::Io { source, .. })
-                if self.whiteouts == Whiteouts::Overlay && source.kind() == io::ErrorKind::NotFound =>
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => match self.whiteouts
             {
-                self.link_later(folder, name, meta)
-            }
+                Whiteouts::Overlay => self.link_later(folder, name, meta),
+                Whiteouts::Remove => {
+                    Err(refused(path, format!("it is a hard link to {link:?}, which is in no layer below")))
+                }
+            },
             answer => answer,
         }
     }
@@ -234,7 +239,15 @@ impl<'a> Target<'a> {
 
     /// Sets the folders' times, and says what is to be taken from below.
     pub(super) fn finish(mut self) -> Result<Pending> {
-        // Later entries of the same folder count, and inner folders come before outer ones.
+        // These first: if the layer declares such a folder later, its own times count. A link on the way is followed, but
+        // only to the folder that it led to then.
+        for (path, times, id) in std::mem::take(&mut self.kept_times) {
+            let Ok(folder) = self.open_folder(&path) else { continue };
+            let stat = fstat(&folder).map_err(at("look at", &path))?;
+            if (stat.st_dev, stat.st_ino) == id {
+                futimens(&folder, &times).map_err(at("set the times of", &path))?;
+            }
+        }
         for (path, times) in std::mem::take(&mut self.times) {
             match openat2(self.root, below(&path), FOLDER | OFlags::NOFOLLOW, Mode::empty(), INSIDE) {
                 Ok(folder) => futimens(&folder, &times).map_err(at("set the times of", &path))?,
@@ -266,6 +279,8 @@ impl<'a> Target<'a> {
                 self.make_folder(&above, name, path)?;
                 self.implied.push(path.to_owned());
                 self.timed.insert(path.to_owned());
+                // Nobody says when it is from, unless a layer below does; the same layers give the same tree.
+                self.times.push((path.to_owned(), EPOCH));
                 self.open_folder(path).map_err(at("open", path))?
             }
             Err(errno) => return Err(at("open", path)(errno)),
@@ -281,7 +296,7 @@ impl<'a> Target<'a> {
     fn keep_times(&mut self, folder: &OwnedFd, path: &Path) -> Result<()> {
         if self.timed.insert(path.to_owned()) {
             let stat = fstat(folder).map_err(at("look at", path))?;
-            self.times.push((path.to_owned(), times_of(&stat)));
+            self.kept_times.push((path.to_owned(), times_of(&stat), (stat.st_dev, stat.st_ino)));
         }
         Ok(())
     }
@@ -389,6 +404,11 @@ impl<'a> Target<'a> {
     }
 }
 
+/// The beginning of time.
+const EPOCH: Timestamps = Timestamps {
+    last_access: Timespec { tv_sec: 0, tv_nsec: 0 },
+    last_modification: Timespec { tv_sec: 0, tv_nsec: 0 },
+};
 /// How a folder is opened.
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 /// How a path is looked up.
