@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 use windlass_content::{
-    Blob, Error, Ingest, Ingester, LocalStore, Options, Provider, ProviderExt, Store, Writer, WriterExt,
+    Blob, Error, Ingest, Ingester, LocalStore, Options, Provider, ProviderExt, Store, WriterExt,
     testsuite::{descriptor, put, writer},
 };
 

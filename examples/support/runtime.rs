@@ -3,7 +3,6 @@
 use std::{
     ffi::OsStr,
     fs,
-    io::IsTerminal,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{ExitCode, ExitStatus},
@@ -13,7 +12,7 @@ use anyhow::{Context, bail};
 use libcontainer::{container::builder::ContainerBuilder, syscall::syscall::SyscallType};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use tokio::{
-    process::Command,
+    process::{Child, Command},
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
@@ -61,38 +60,45 @@ impl Runtime {
         let mut command = match self {
             Self::Program(program) => {
                 let mut command = Command::new(program);
-                command.arg("--root").arg(state).args(["run", "--bundle"]).arg(bundle.path());
-                command.arg("--pid-file").arg(&pid_file).arg(id);
+                command.arg("--root").arg(state).args(["run", "--bundle"]).arg(bundle.path()).arg(id);
                 command
             }
             Self::Embedded => {
+                // What a killed run has left must not be taken for this container's.
+                let _ = fs::remove_file(&pid_file);
                 let mut command = Command::new("/proc/self/exe");
                 command.arg(EMBEDDED_CHILD).arg(state).arg(bundle.path()).arg(&pid_file).arg(id);
-                // A signal to our group is passed on to the container; the child must live to see it end. On a terminal
-                // it stays in the group, or its container could not read.
-                if !std::io::stdin().is_terminal() {
-                    command.process_group(0);
-                }
                 command
             }
         };
+        // A terminal signals a whole process group. Out of it, the container gets each signal once, and from here. It can
+        // still read from the terminal: it has a session of its own, which no terminal stops.
+        command.process_group(0);
         let mut signals = listen()?;
         let mut runtime = command.spawn().with_context(|| format!("cannot start {self:?}"))?;
         let status = loop {
             tokio::select! {
                 status = runtime.wait() => break status.context("cannot wait for the runtime")?,
-                Some(signal) = signals.recv() => pass_on(&pid_file, signal),
+                Some(signal) = signals.recv() => self.pass_on(&runtime, &pid_file, signal),
             }
         };
         self.clean_up(id, state, &pid_file, status).await;
         Ok(code(status))
     }
 
+    /// Sends a signal to the container.
+    fn pass_on(&self, runtime: &Child, pid_file: &Path, signal: Signal) {
+        // Programs pass signals on themselves. One that comes before the container has a process ends its runtime instead.
+        let container = if *self == Self::Embedded { pid_in(pid_file) } else { None };
+        let runtime = runtime.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        if let Some(pid) = container.or(runtime) {
+            // It may have ended at this moment.
+            let _ = kill_process(pid, signal);
+        }
+    }
+
     /// Removes what is left of a container whose runtime was ended from outside.
     async fn clean_up(&self, id: &str, state: &Path, pid_file: &Path, status: ExitStatus) {
-        if status.signal().is_some() {
-            pass_on(pid_file, Signal::KILL);
-        }
         match self {
             // Most often there is nothing left, and they say so.
             Self::Program(program) => {
@@ -101,10 +107,13 @@ impl Runtime {
                 let _ = delete.output().await;
             }
             Self::Embedded => {
+                if let Some(pid) = pid_in(pid_file).filter(|_| status.signal().is_some()) {
+                    let _ = kill_process(pid, Signal::KILL);
+                }
                 let _ = fs::remove_dir_all(state.join(id));
+                let _ = fs::remove_file(pid_file);
             }
         }
-        let _ = fs::remove_file(pid_file);
     }
 }
 
@@ -133,13 +142,9 @@ fn listen() -> anyhow::Result<mpsc::UnboundedReceiver<Signal>> {
     Ok(receiver)
 }
 
-/// Sends a signal to the container's first process, if it is there.
-fn pass_on(pid_file: &Path, signal: Signal) {
-    let pid = fs::read_to_string(pid_file).ok().and_then(|text| Pid::from_raw(text.trim().parse().ok()?));
-    if let Some(pid) = pid {
-        // It may have ended at this moment.
-        let _ = kill_process(pid, signal);
-    }
+/// The container's first process, once it has one.
+fn pid_in(pid_file: &Path) -> Option<Pid> {
+    Pid::from_raw(fs::read_to_string(pid_file).ok()?.trim().parse().ok()?)
 }
 
 fn code(status: ExitStatus) -> u8 {

@@ -37,6 +37,17 @@ pub enum Error {
         source: BoxError,
     },
 
+    /// The operating system refused.
+    #[error("cannot {op} {}", path.display())]
+    Io {
+        /// What was being done, as a verb phrase: `"lock"`.
+        op: &'static str,
+        /// What it was done to.
+        path: PathBuf,
+        /// What the system answered.
+        source: std::io::Error,
+    },
+
     /// The content is not what its media type says.
     #[error("{digest} is not a valid {what}: {reason}")]
     Malformed {

@@ -36,7 +36,8 @@ impl Bundle {
             })?;
         }
         let make = |path: &Path, mode| fs::DirBuilder::new().mode(mode).create(path);
-        make(&path, 0o711).map_err(|source| Error::Io {
+        // For its owner alone: an image's set-user-ID programs are not for the host's other users.
+        make(&path, 0o700).map_err(|source| Error::Io {
             op: "create the bundle",
             path: path.clone(),
             source,

@@ -32,7 +32,8 @@ impl Folders {
         let snapshots = root.join("snapshots");
         std::fs::DirBuilder::new()
             .recursive(true)
-            .mode(0o711)
+            // Layers have set-user-id files: only their owner may come near them.
+            .mode(0o700)
             .create(&snapshots)
             .map_err(|source| io("create", &snapshots, source))?;
         // Mounts name their folders in full, wherever the program is when it mounts them.
@@ -74,7 +75,7 @@ impl Folders {
         let id = self.metadata.reserve()?;
         let folder = self.folder(id);
         let made = (|| {
-            mkdir(&folder, 0o711)?;
+            mkdir(&folder, 0o700)?;
             fill(&folder, below.map(|row| self.folder(row.id)).as_deref())?;
             self.metadata.publish(id, key, kind, parent)
         })();
@@ -140,7 +141,8 @@ impl Folders {
         for id in self.leftovers()? {
             let folder = self.folder(id);
             if folder.exists() {
-                freed += files::usage(&folder)?.bytes;
+                // Somebody else may be removing it; then they free it.
+                freed += files::usage(&folder).map_or(0, |usage| usage.bytes);
                 files::remove(&folder)?;
             }
             self.metadata.delete(id)?;

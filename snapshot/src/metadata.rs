@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -36,6 +37,10 @@ impl Metadata {
     /// Opens or creates the database.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let fail = |source| Error::Database { op: "open", path: path.to_owned(), source };
+        // SQLite does not wait when two switch a new database to WAL; we do, until this function ends.
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let lock = File::open(folder).and_then(|folder| folder.lock().map(|()| folder));
+        let _lock = lock.map_err(|source| Error::Io { op: "lock", path: folder.to_owned(), source })?;
         let mut connection = Connection::open(path).map_err(fail)?;
         connection.busy_timeout(Duration::from_secs(30)).map_err(fail)?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;

@@ -189,12 +189,17 @@ fn classic(one: &Mount, target: &Path) -> rustix::io::Result<()> {
     let data: Vec<&str> =
         one.options.iter().map(String::as_str).filter(|o| !matches!(*o, "ro" | "rw")).collect();
     let data = CString::new(data.join(",")).map_err(|_| Errno::INVAL)?;
+    // The kernel reads one page of options, and drops what is beyond it without a word: layers would be missing.
+    if data.as_bytes().len() >= 4095 {
+        return Err(Errno::TOOBIG);
+    }
     let flags = if one.read_only() { MountFlags::RDONLY } else { MountFlags::empty() };
     mount(&one.source, target, one.fstype.as_str(), flags, data.as_c_str())
 }
 
 fn detached_by_path(one: &Mount) -> rustix::io::Result<OwnedFd> {
-    let unique = format!("windlass-mount-{}-{:?}", std::process::id(), std::thread::current().id());
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+    let unique = format!("windlass-mount-{}-{:?}-{now}", std::process::id(), std::thread::current().id());
     let place = std::env::temp_dir().join(unique);
     rustix::fs::mkdir(&place, Mode::RWXU)?;
     let tree = classic(one, &place).and_then(|()| {

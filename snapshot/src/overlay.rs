@@ -172,8 +172,10 @@ fn inherit(from: &Path, to: &Path) -> Result<()> {
 
 /// Mounts two tiny layers as every snapshot will be.
 fn probe(root: &Path) -> Result<()> {
-    let id =
-        format!("probe-{}-{:?}", std::process::id(), std::thread::current().id()).replace(['(', ')'], "");
+    // A name that neither a crashed process nor one in another container has left.
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+    let id = format!("probe-{}-{:?}-{now}", std::process::id(), std::thread::current().id())
+        .replace(['(', ')'], "");
     let folder = root.join(id);
     mkdir(&folder, 0o700)?;
     let tried = (|| {

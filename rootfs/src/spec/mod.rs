@@ -90,7 +90,8 @@ pub fn generate(config: &Config, rootfs: &Path, id: &str, options: &Options) -> 
             env.push(value);
         }
     }
-    let cwd = if image.working_dir.is_empty() { "/" } else { &image.working_dir };
+    // Runtimes refuse relative folders, and images may have one: it starts at the root, as an empty one does.
+    let cwd = Path::new("/").join(&image.working_dir);
 
     let make = || {
         let capabilities: Capabilities = CAPABILITIES.into_iter().collect();
@@ -129,6 +130,7 @@ pub fn generate(config: &Config, rootfs: &Path, id: &str, options: &Options) -> 
             .build()?;
         let mut spec = Spec::default();
         let mut mounts = spec.mounts().clone().unwrap_or_default();
+        mounts.push(run_folder()?);
         if options.host_network {
             mounts.extend(host_names()?);
         }
@@ -140,6 +142,16 @@ pub fn generate(config: &Config, rootfs: &Path, id: &str, options: &Options) -> 
         Ok(spec)
     };
     make().map_err(|error: oci_spec::OciSpecError| Error::Spec { reason: error.to_string() })
+}
+
+/// Where services keep what must not outlive them: sockets, pid files.
+fn run_folder() -> Result<Mount, oci_spec::OciSpecError> {
+    MountBuilder::default()
+        .destination("/run")
+        .typ("tmpfs")
+        .source("tmpfs")
+        .options(["nosuid", "strictatime", "mode=755", "size=65536k"].map(str::to_owned))
+        .build()
 }
 
 /// How the host finds other hosts: a container on its network does so, too.
@@ -198,7 +210,7 @@ mod tests {
         assert_eq!(process.args().as_deref(), Some(&["/entry".to_owned(), "serve".to_owned()][..]));
         assert_eq!(process.cwd(), Path::new("/data"));
         assert_eq!((process.user().uid(), process.user().gid()), (100, 101));
-        assert_eq!(process.user().additional_gids().as_deref(), Some(&[7][..]));
+        assert_eq!(process.user().additional_gids().as_deref(), Some(&[101, 7][..]));
         let env = process.env().as_ref().expect("there is an environment");
         assert_eq!(env[..], ["A=1".to_owned(), PATH.to_owned(), "HOME=/var/lib/redis".to_owned()]);
         assert_eq!(spec.hostname().as_deref(), Some("mine"));
