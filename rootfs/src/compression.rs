@@ -1,6 +1,6 @@
 //! How a layer is compressed, found out from its first bytes.
 
-use std::io::{self, BufReader, Chain, Cursor, Read};
+use std::io::{self, Chain, Cursor, Read};
 
 /// The largest window of a zstd frame, as a power of two: 128 MiB.
 #[cfg(feature = "zstd")]
@@ -52,7 +52,7 @@ pub fn decompress(compressed: impl Read + Send + 'static) -> io::Result<Box<dyn 
 
 #[cfg(feature = "gzip")]
 fn gunzip(compressed: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
-    Ok(Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::with_capacity(128 << 10, compressed))))
+    Ok(Box::new(flate2::bufread::MultiGzDecoder::new(io::BufReader::with_capacity(128 << 10, compressed))))
 }
 
 #[cfg(not(feature = "gzip"))]
@@ -63,7 +63,7 @@ fn gunzip(_: impl Read) -> io::Result<Box<dyn Read + Send>> {
 #[cfg(feature = "zstd")]
 fn unzstd(compressed: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
     let mut decoder =
-        zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(128 << 10, compressed))?;
+        zstd::stream::read::Decoder::with_buffer(io::BufReader::with_capacity(128 << 10, compressed))?;
     decoder.window_log_max(ZSTD_WINDOW_LOG)?;
     Ok(Box::new(decoder))
 }
