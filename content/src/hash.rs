@@ -86,10 +86,19 @@ mod tests {
     fn known_bytes_have_known_digests() {
         let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(sha256(b"").as_ref(), empty);
-        for text in ["sha384:".to_owned() + &"0".repeat(96), "sha512:".to_owned() + &"0".repeat(128)] {
+        // The test vectors of FIPS 180-2 for "abc".
+        for text in [
+            "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+            "sha384:cb00753f45a35e8bb5a03d699ac65007272c32ab0eded1631a8b605a43ff5bed\
+             8086072ba1e7cc2358baeca134c825a7",
+            "sha512:ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a\
+             2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f",
+        ] {
             let expected: Digest = text.parse().expect("it is a digest");
-            let digest = Hasher::new(&expected).expect("the algorithm is supported").finish();
-            assert_eq!(digest.algorithm(), expected.algorithm());
+            let mut hasher = Hasher::new(&expected).expect("the algorithm is supported");
+            hasher.update(b"a");
+            hasher.update(b"bc");
+            assert_eq!(hasher.finish(), expected);
         }
     }
 

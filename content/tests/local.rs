@@ -222,7 +222,9 @@ async fn opening_again_keeps_what_is_there() {
 #[tokio::test]
 async fn files_that_are_no_blobs_are_passed_over() {
     let (folder, store) = store();
-    for name in ["blobs/README", "blobs/sha256/.hidden", "ingest/stray"] {
+    fs::create_dir(folder.path().join("blobs/md5")).expect("the folder can be written");
+    let unsupported = "blobs/md5/d41d8cd98f00b204e9800998ecf8427e";
+    for name in ["blobs/README", "blobs/sha256/.hidden", unsupported, "ingest/stray"] {
         fs::write(folder.path().join(name), "not ours").expect("the folder can be written");
     }
 

@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io,
     os::unix::fs::FileExt,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
 use oci_spec::image::Digest;
@@ -13,10 +13,10 @@ use tokio::sync::{Notify, futures::Notified};
 
 use crate::{Error, ReadAt};
 
-/// What this process is taking in, by digest.
+/// What this process is taking in, by digest. Only what has not ended is in it.
 #[derive(Debug, Default)]
 pub(super) struct Arrivals {
-    by_digest: Mutex<HashMap<Digest, Weak<Arrival>>>,
+    by_digest: Mutex<HashMap<Digest, Arc<Arrival>>>,
     changed: Notify,
 }
 
@@ -25,19 +25,27 @@ impl Arrivals {
     pub(super) fn begin(&self, digest: &Digest, file: File, available: u64) -> Arc<Arrival> {
         let state = Mutex::new(State { available, end: None });
         let arrival = Arc::new(Arrival { digest: digest.clone(), file, state, changed: Condvar::new() });
-        lock(&self.by_digest).insert(digest.clone(), Arc::downgrade(&arrival));
+        lock(&self.by_digest).insert(digest.clone(), arrival.clone());
         self.announce();
         arrival
     }
 
     /// The blob, if it is just arriving. A committed one is found on the disk, unless it was deleted since.
     pub(super) fn find(&self, digest: &Digest) -> Option<Arc<Arrival>> {
-        let mut by_digest = lock(&self.by_digest);
-        let found = by_digest.get(digest)?.upgrade().filter(|it| lock(&it.state).end.is_none());
-        if found.is_none() {
-            by_digest.remove(digest);
+        lock(&self.by_digest).get(digest).cloned()
+    }
+
+    /// No more bytes will come. Only the first end of an arrival counts.
+    pub(super) fn end(&self, arrival: &Arc<Arrival>, end: End) {
+        {
+            let mut by_digest = lock(&self.by_digest);
+            // Another key may be bringing the same blob meanwhile.
+            if by_digest.get(&arrival.digest).is_some_and(|current| Arc::ptr_eq(current, arrival)) {
+                by_digest.remove(&arrival.digest);
+            }
         }
-        found
+        arrival.end(end);
+        self.announce();
     }
 
     /// Resolves after the next [`announce`](Self::announce).
@@ -80,8 +88,7 @@ impl Arrival {
         self.changed.notify_all();
     }
 
-    /// No more bytes will come. Only the first end counts.
-    pub(super) fn end(&self, end: End) {
+    fn end(&self, end: End) {
         lock(&self.state).end.get_or_insert(end);
         self.changed.notify_all();
     }

@@ -11,7 +11,10 @@ use std::{
 use oci_spec::image::{Descriptor, Digest};
 
 use super::Durability;
-use crate::{Error, Info, Result, Status, hash};
+use crate::{
+    Error, Info, Result, Status,
+    hash::{self, Hasher},
+};
 
 /// Makes an error of what the system answered.
 pub(super) fn io_error(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -76,7 +79,7 @@ pub(super) fn make_layout(root: &Path, durability: Durability) -> Result<()> {
     Ok(())
 }
 
-/// Writes a file so that it is whole or not there. Somebody else's may win; then it is the same.
+/// Writes a file so that it is whole or not there. Somebody else's that was first stays as it is.
 fn write_new(path: &Path, content: &[u8], durability: Durability) -> Result<()> {
     // Others, in this process too, may be doing the same.
     static COUNTER: AtomicU64 = AtomicU64::new(0);
@@ -88,9 +91,18 @@ fn write_new(path: &Path, content: &[u8], durability: Durability) -> Result<()> 
         if durability == Durability::Safe {
             file.sync_data()?;
         }
-        fs::rename(&temporary, path)
+        // Unlike a rename, a link never replaces what is there.
+        match fs::hard_link(&temporary, path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            answer => answer,
+        }
     };
-    write().map_err(io_error("write", path))?;
+    let written = write().map_err(io_error("write", path));
+    let removed = match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &temporary)(error)),
+        _ => Ok(()),
+    };
+    written.and(removed)?;
     sync_folder(path.parent().expect("a file is in a folder"), durability)
 }
 
@@ -146,6 +158,9 @@ pub(super) fn list(root: &Path) -> Result<Vec<Info>> {
             let Ok(digest) = format!("{}:{}", name(&algorithm), name(&path)).parse::<Digest>() else {
                 continue;
             };
+            if Hasher::new(&digest).is_err() {
+                continue;
+            }
             // It may be deleted at this moment.
             let Ok(metadata) = fs::metadata(&path) else { continue };
             infos.push(info(digest, &metadata, &path)?);

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -10,7 +10,10 @@ use std::{
     thread,
 };
 
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, oneshot};
+use tokio::{
+    sync::{Mutex as AsyncMutex, OwnedMutexGuard, oneshot},
+    task::spawn_blocking,
+};
 
 use super::disk::{self, io_error};
 use crate::Result;
@@ -34,18 +37,14 @@ impl Locks {
     /// Waits for the lock of a folder, which is made if it is missing.
     pub(super) async fn take(&self, folder: &Path) -> Result<Lock> {
         let turn = self.turn(folder).lock_owned().await;
-        let (sender, receiver) = oneshot::channel();
-        let waited = folder.to_owned();
-        // A thread of its own: the wait may be long, and must not hold up the runtime when the program ends.
-        let wait = move || {
-            // Whoever asked may have gone meanwhile; then the lock goes with the message.
-            let _ = sender.send(lock_folder(&waited));
+        let tried = folder.to_owned();
+        let free = spawn_blocking(move || lock_folder(&tried, Patience::None))
+            .await
+            .expect("disk work neither panics nor is aborted")?;
+        let file = match free {
+            Some(file) => file,
+            None => wait_for_folder(folder).await?,
         };
-        thread::Builder::new()
-            .name("windlass-lock".into())
-            .spawn(wait)
-            .map_err(io_error("start a thread that waits for", folder))?;
-        let file = receiver.await.expect("the thread always answers")?;
         Ok(Lock { folder: folder.to_owned(), _file: file, _turn: turn })
     }
 
@@ -73,28 +72,70 @@ impl Lock {
     }
 }
 
-/// Blocks until the folder is ours. The folder that was locked may have been removed by its last owner meanwhile:
-/// then the lock is of no use, and the wait begins again on the new one.
-fn lock_folder(folder: &Path) -> Result<File> {
+/// What to do about a folder that another process has locked.
+#[derive(Clone, Copy)]
+enum Patience {
+    None,
+    Endless,
+}
+
+/// Waits while another process has the folder.
+async fn wait_for_folder(folder: &Path) -> Result<File> {
+    let (sender, receiver) = oneshot::channel();
+    let waited = folder.to_owned();
+    // A thread of its own: the wait may be long, and must not hold up the runtime when the program ends.
+    let wait = move || {
+        // Whoever asked may have gone meanwhile; then the lock goes with the message.
+        let _ = sender.send(lock_folder(&waited, Patience::Endless));
+    };
+    thread::Builder::new()
+        .name("windlass-lock".into())
+        .spawn(wait)
+        .map_err(io_error("start a thread that waits for", folder))?;
+    let file = receiver.await.expect("the thread always answers")?;
+    Ok(file.expect("who waits without end gets the lock"))
+}
+
+/// Makes the folder and locks it; `None` if that would take patience.
+///
+/// The folder that was locked may have been removed by its last owner meanwhile: then the lock is of no use, and
+/// the wait begins again on the new one.
+fn lock_folder(folder: &Path, patience: Patience) -> Result<Option<File>> {
     loop {
-        match fs::create_dir(folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(io_error("create", folder)(error));
-            }
-            _ => {}
-        }
+        make(folder)?;
         let file = match File::open(folder) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(source) => return Err(io_error("open", folder)(source)),
         };
-        file.lock().map_err(io_error("lock", folder))?;
+        let locked = match patience {
+            Patience::Endless => file.lock(),
+            Patience::None => match file.try_lock() {
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => Err(error),
+                Ok(()) => Ok(()),
+            },
+        };
+        match locked {
+            Ok(()) => {}
+            // A signal came to this thread; the wait is not over.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(source) => return Err(io_error("lock", folder)(source)),
+        }
         let ours = file.metadata().map_err(io_error("read", folder))?;
         match fs::metadata(folder) {
-            Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => return Ok(file),
+            Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => return Ok(Some(file)),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(io_error("read", folder)(source)),
         }
+    }
+}
+
+/// Not `create_dir_all`: that fails if the folder is removed while it looks what is in its way.
+fn make(folder: &Path) -> Result<()> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(io_error("create", folder)(error)),
+        _ => Ok(()),
     }
 }

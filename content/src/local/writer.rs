@@ -2,9 +2,9 @@
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
-    io::{self, Read, Write},
+    io::{self, IoSlice, Read, Write},
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     thread,
 };
@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use oci_spec::image::Descriptor;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{
     Durability, Inner,
@@ -23,13 +23,25 @@ use super::{
 };
 use crate::{ByteStream, Error, Result, Writer, hash::Hasher};
 
-/// How many chunks may wait for the disk. With chunks of up to 64 KiB this is 4 MiB.
-const IN_FLIGHT: usize = 64;
+/// How many bytes may wait for the disk. A chunk that is larger waits alone.
+const IN_FLIGHT: u32 = 4 << 20;
+
+/// What a chunk counts as at least, in bytes, so that tiny ones are bounded too.
+const LEAST: u32 = 4 << 10;
+
+/// How many chunks are written with one call.
+const BATCH: usize = 64;
 
 /// What the thread is told.
 enum Message {
-    Bytes(Bytes),
+    Bytes(Chunk),
     Commit(oneshot::Sender<Result<()>>),
+}
+
+/// Bytes, and the room that they take up until they are written.
+struct Chunk {
+    bytes: Bytes,
+    _room: OwnedSemaphorePermit,
 }
 
 /// Writes one blob. The thread behind it ends when this is dropped, and keeps the lock until then.
@@ -37,7 +49,9 @@ enum Message {
 pub(super) struct LocalWriter {
     expected: Descriptor,
     offset: u64,
-    messages: mpsc::Sender<Message>,
+    /// Has no bound of its own: `room` bounds it.
+    messages: mpsc::UnboundedSender<Message>,
+    room: Arc<Semaphore>,
     /// Why the thread stopped taking bytes, if it did.
     failure: oneshot::Receiver<Error>,
 }
@@ -80,23 +94,24 @@ impl LocalWriter {
         let followed = File::open(&data).map_err(io_error("open", &data))?;
         let arrival = store.arrivals.begin(expected.digest(), followed, offset);
 
-        let (messages, inbox) = mpsc::channel(IN_FLIGHT);
+        let (messages, inbox) = mpsc::unbounded_channel();
         let (report, failure) = oneshot::channel();
         let ingest = Ingest {
+            arriving: Arriving { store: store.clone(), arrival },
             store,
             lock,
-            data,
+            data: data.clone(),
             file,
             hasher,
             written: 0,
             expected: expected.clone(),
-            end: Abandon(arrival),
         };
         thread::Builder::new()
             .name("windlass-ingest".into())
             .spawn(move || ingest.run(offset, inbox, report))
-            .map_err(io_error("start a thread that writes to", Path::new("the content store")))?;
-        Ok(Self { expected, offset, messages, failure })
+            .map_err(io_error("start a thread that writes", &data))?;
+        let room = Arc::new(Semaphore::new(IN_FLIGHT as usize));
+        Ok(Self { expected, offset, messages, room, failure })
     }
 
     /// Why the thread is gone.
@@ -122,7 +137,9 @@ impl Writer for LocalWriter {
                 let expected = self.expected.size();
                 return Err(Error::SizeMismatch { digest: digest(), expected, actual: after });
             }
-            if self.messages.send(Message::Bytes(bytes)).await.is_err() {
+            let size = u32::try_from(bytes.len()).unwrap_or(u32::MAX).clamp(LEAST, IN_FLIGHT);
+            let room = self.room.clone().acquire_many_owned(size).await.expect("nobody closes it");
+            if self.messages.send(Message::Bytes(Chunk { bytes, _room: room })).is_err() {
                 return Err(self.failure());
             }
             self.offset = after;
@@ -132,7 +149,7 @@ impl Writer for LocalWriter {
 
     async fn commit(mut self: Box<Self>) -> Result<()> {
         let (answer, committed) = oneshot::channel();
-        if self.messages.send(Message::Commit(answer)).await.is_err() {
+        if self.messages.send(Message::Commit(answer)).is_err() {
             return Err(self.failure());
         }
         match committed.await {
@@ -144,11 +161,14 @@ impl Writer for LocalWriter {
 
 /// Tells those who follow a blob that it will not be completed, unless it was.
 #[derive(Debug)]
-struct Abandon(Arc<Arrival>);
+struct Arriving {
+    store: Arc<Inner>,
+    arrival: Arc<Arrival>,
+}
 
-impl Drop for Abandon {
+impl Drop for Arriving {
     fn drop(&mut self) {
-        self.0.end(End::Abandoned);
+        self.store.arrivals.end(&self.arrival, End::Abandoned);
     }
 }
 
@@ -156,34 +176,46 @@ impl Drop for Abandon {
 #[derive(Debug)]
 struct Ingest {
     store: Arc<Inner>,
-    lock: Lock,
     data: PathBuf,
     file: File,
     hasher: Hasher,
     written: u64,
     expected: Descriptor,
-    end: Abandon,
+    /// Before the lock: whoever is next begins an arrival of its own.
+    arriving: Arriving,
+    lock: Lock,
 }
 
 impl Ingest {
-    fn run(mut self, resumed: u64, mut inbox: mpsc::Receiver<Message>, report: oneshot::Sender<Error>) {
+    fn run(
+        mut self,
+        resumed: u64,
+        mut inbox: mpsc::UnboundedReceiver<Message>,
+        report: oneshot::Sender<Error>,
+    ) {
         if let Err(error) = self.hash_again(resumed) {
             // Nobody listens if the writer was dropped already.
             let _ = report.send(error);
             return;
         }
-        while let Some(message) = inbox.blocking_recv() {
-            match message {
-                Message::Bytes(bytes) => {
-                    if let Err(source) = self.write(&bytes) {
-                        let _ = report.send(io_error("write", &self.data)(source));
-                        return;
-                    }
+        let (mut messages, mut chunks) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
+        // None at all means that the writer was dropped.
+        while inbox.blocking_recv_many(&mut messages, BATCH) > 0 {
+            let mut commit = None;
+            for message in messages.drain(..) {
+                match message {
+                    Message::Bytes(chunk) => chunks.push(chunk),
+                    Message::Commit(answer) => commit = Some(answer),
                 }
-                Message::Commit(answer) => {
-                    let _ = answer.send(self.commit());
-                    return;
-                }
+            }
+            if let Err(source) = self.write(&chunks) {
+                let _ = report.send(io_error("write", &self.data)(source));
+                return;
+            }
+            chunks.clear();
+            if let Some(answer) = commit {
+                let _ = answer.send(self.commit());
+                return;
             }
         }
     }
@@ -202,24 +234,40 @@ impl Ingest {
         Ok(())
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn write(&mut self, chunks: &[Chunk]) -> io::Result<()> {
+        let mut slices: Vec<_> = chunks.iter().map(|chunk| IoSlice::new(&chunk.bytes)).collect();
+        let mut rest = &mut slices[..];
+        // Empty chunks at the front would look like a disk that takes nothing; this passes over them.
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            match self.file.write_vectored(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.written += written as u64;
+                    IoSlice::advance_slices(&mut rest, written);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
         // The followers' file is the same one: they see the bytes as soon as they are told of them.
-        self.file.write_all(bytes)?;
-        self.written += bytes.len() as u64;
-        self.end.0.advance(self.written);
-        self.hasher.update(bytes);
+        self.arriving.arrival.advance(self.written);
+        for chunk in chunks {
+            self.hasher.update(&chunk.bytes);
+        }
         Ok(())
     }
 
     /// Verifies, makes durable, and gives the blob its name.
     fn commit(self) -> Result<()> {
-        let Self { store, lock, data, file, hasher, written, expected, end } = self;
+        let Self { store, data, file, hasher, written, expected, arriving, lock } = self;
         if written != expected.size() {
             let digest = expected.digest().clone();
             return Err(Error::SizeMismatch { digest, expected: expected.size(), actual: written });
         }
         let actual = hasher.finish();
         if actual != *expected.digest() {
+            drop(arriving);
             lock.discard()?;
             return Err(Error::DigestMismatch { expected: expected.digest().clone(), actual });
         }
@@ -232,8 +280,7 @@ impl Ingest {
         disk::make_folder(folder, store.durability)?;
         fs::rename(&data, &blob).map_err(io_error("give its name to", &blob))?;
         disk::sync_folder(folder, store.durability)?;
-        end.0.end(End::Committed);
-        store.arrivals.announce();
+        store.arrivals.end(&arriving.arrival, End::Committed);
         lock.discard()
     }
 }
