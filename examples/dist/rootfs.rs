@@ -4,9 +4,13 @@ use std::{fs::File, io, os::fd::OwnedFd, path::Path};
 
 use anyhow::Context;
 use oci_spec::image::{Descriptor, Digest, MediaType};
-use windlass::{Windlass, content::Store, rootfs::apply};
+use windlass::{
+    Windlass,
+    content::{ProviderExt, Store},
+    rootfs::apply,
+};
 
-use crate::{cli::RootfsCommand, output};
+use crate::{cli::RootfsCommand, content::unnamed, output};
 
 pub(crate) async fn apply(dir: &Path) -> anyhow::Result<()> {
     let root = File::open(dir).with_context(|| format!("cannot open {}", dir.display()))?;
@@ -27,7 +31,11 @@ pub(crate) async fn command(windlass: &Windlass, command: RootfsCommand) -> anyh
 
 async fn unpack(windlass: &Windlass, manifest: Digest) -> anyhow::Result<()> {
     let size = windlass.content().info(&manifest).await?.size;
-    let chain_id = windlass.unpack(&Descriptor::new(MediaType::ImageManifest, size, manifest)).await?;
+    // Only its digest is known; what kind of manifest it is, OCI's or Docker's, it says itself.
+    let bytes = windlass.content().read(&unnamed(manifest.clone(), size), 4 << 20).await?;
+    let document: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let kind = document["mediaType"].as_str().map_or(MediaType::ImageManifest, MediaType::from);
+    let chain_id = windlass.unpack(&Descriptor::new(kind, size, manifest)).await?;
     Ok(output::line(chain_id.context("the image has no layers: there is nothing to unpack")?)?)
 }
 
