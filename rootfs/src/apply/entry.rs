@@ -2,15 +2,19 @@
 
 use std::{
     ffi::OsStr,
-    io::Read,
     os::unix::ffi::OsStrExt,
     path::{Component, Path, PathBuf},
 };
 
 use rustix::fs::{Timespec, Timestamps};
-use tar::{Entry, EntryType};
+use tar::{EntryType, Header};
 
-use super::{Limits, refused, tar_error};
+use super::{
+    Limits,
+    archive::{Member, decimal, number},
+    refused,
+    sparse::Sparse,
+};
 use crate::{Error, Result};
 
 /// The prefix of a PAX record that holds an extended attribute.
@@ -26,7 +30,8 @@ pub(super) struct Meta {
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) mtime: Timespec,
-    pub(super) size: u64,
+    /// Where in the file its data belongs.
+    pub(super) content: Sparse,
     /// Where a link points: as it is for a symbolic one, relative to the root for a hard one.
     pub(super) link: PathBuf,
     pub(super) device: (u32, u32),
@@ -34,62 +39,62 @@ pub(super) struct Meta {
 }
 
 impl Meta {
-    pub(super) fn read<R: Read>(entry: &mut Entry<'_, R>, limits: &Limits) -> Result<Self> {
-        let raw = os_str(&entry.path_bytes()).to_owned();
+    pub(super) fn of(member: Member, limits: &Limits) -> Result<Self> {
+        let Member { header, kind, path: raw, link, sparse, records, size } = member;
         if raw.len() as u64 > limits.path {
-            let entry = PathBuf::from(OsStr::from_bytes(&raw.as_bytes()[..200]));
+            let entry = PathBuf::from(os_str(&raw[..200.min(raw.len())]));
             return Err(Error::Limit { entry, what: "bytes of a path", limit: limits.path });
         }
-        let path = inside(Path::new(&raw))?;
-        let header = entry.header();
-        let kind = header.entry_type();
-        let number = |value: std::io::Result<u64>, what: &str| {
-            let value = value.map_err(|error| refused(&path, format!("{what} is malformed: {error}")))?;
-            u32::try_from(value).map_err(|_| refused(&path, format!("{what} {value} is too large")))
+        let path = inside(Path::new(os_str(&raw)))?;
+        if path.components().count() as u64 > limits.depth {
+            return Err(Error::Limit { entry: path, what: "folders above each other", limit: limits.depth });
+        }
+        let malformed = |what: &str| refused(&path, format!("its {what} is malformed, or too large"));
+        let id = |key: &str, field: &[u8], what: &str| {
+            let value = match records.get(key.as_bytes()) {
+                Some(text) => decimal(text),
+                None => number(field).and_then(|value| u64::try_from(value).ok()),
+            };
+            // The highest number says that nothing is to be changed.
+            let value = value.and_then(|value| u32::try_from(value).ok()).filter(|value| *value != u32::MAX);
+            value.ok_or_else(|| malformed(what))
         };
-        let uid = number(header.uid(), "its owner")?;
-        let gid = number(header.gid(), "its group")?;
-        let mode =
-            header.mode().map_err(|error| refused(&path, format!("its mode is malformed: {error}")))?
-                & 0o7777;
-        let mut mtime = header
-            .mtime()
-            .map_err(|error| refused(&path, format!("its time is malformed: {error}")))?
-            .try_into()
-            .map(|tv_sec| Timespec { tv_sec, tv_nsec: 0 })
-            .map_err(|_| refused(&path, "its time is too large"))?;
+        let old = header.as_old();
+        let uid = id("uid", &old.uid, "owner")?;
+        let gid = id("gid", &old.gid, "group")?;
+        let mode = number(&old.mode).ok_or_else(|| malformed("mode"))?;
+        let mode = u32::try_from(mode & 0o7777).expect("twelve bits fit");
+        let mtime = match records.get(&b"mtime"[..]) {
+            Some(text) => parse_time(text),
+            None => number(&old.mtime).map(|tv_sec| Timespec { tv_sec, tv_nsec: 0 }),
+        };
+        let mtime = mtime.ok_or_else(|| malformed("time"))?;
         let device = match kind {
             EntryType::Char | EntryType::Block => {
-                let part = |value: std::io::Result<Option<u32>>| {
-                    value.ok().flatten().ok_or_else(|| refused(&path, "its device number is malformed"))
-                };
-                (part(header.device_major())?, part(header.device_minor())?)
+                device(&header).ok_or_else(|| malformed("device number"))?
             }
             _ => (0, 0),
         };
-        let link = entry.link_name_bytes().map(|bytes| PathBuf::from(os_str(&bytes))).unwrap_or_default();
+        let link = PathBuf::from(os_str(&link));
         let link = if kind == EntryType::Link { inside(&link)? } else { link };
-        let size =
-            if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() { entry.size() } else { 0 };
+        let sparse = sparse.unwrap_or_else(|| Sparse { pieces: vec![(0, size)], size });
+        if sparse.size > limits.file {
+            return Err(Error::Limit { entry: path, what: "bytes of a file", limit: limits.file });
+        }
         let mut xattrs = Vec::new();
         let mut xattr_bytes = 0;
-        for record in entry.pax_extensions().map_err(tar_error)?.into_iter().flatten() {
-            let record = record.map_err(tar_error)?;
-            let (key, value) = (record.key_bytes(), record.value_bytes());
-            if key == b"mtime" {
-                mtime = parse_time(value).ok_or_else(|| refused(&path, "its time is malformed"))?;
-            } else if let Some(name) = key.strip_prefix(XATTR) {
-                xattr_bytes += (name.len() + value.len()) as u64;
-                if xattr_bytes > limits.xattrs {
-                    let limit = limits.xattrs;
-                    return Err(Error::Limit { entry: path, what: "bytes of extended attributes", limit });
-                }
-                if is_allowed(name) {
-                    xattrs.push((name.to_vec(), value.to_vec()));
-                }
+        for (key, value) in records {
+            let Some(name) = key.strip_prefix(XATTR) else { continue };
+            xattr_bytes += (name.len() + value.len()) as u64;
+            if xattr_bytes > limits.xattrs {
+                let limit = limits.xattrs;
+                return Err(Error::Limit { entry: path, what: "bytes of extended attributes", limit });
+            }
+            if is_allowed(name) {
+                xattrs.push((name.to_vec(), value));
             }
         }
-        Ok(Self { path, kind, mode, uid, gid, mtime, size, link, device, xattrs })
+        Ok(Self { path, kind, mode, uid, gid, mtime, content: sparse, link, device, xattrs })
     }
 
     /// Its time, for what sets access and modification times together.
@@ -101,6 +106,18 @@ impl Meta {
 /// Whether a layer may set an attribute: not those by which overlayfs is steered.
 fn is_allowed(name: &[u8]) -> bool {
     !name.starts_with(b"trusted.") && !name.starts_with(b"user.overlay.")
+}
+
+/// The major and minor number of a device, as far as the kernel has room for them: it would cut them off, and any device
+/// could become the one by which overlayfs hides a name.
+fn device(header: &Header) -> Option<(u32, u32)> {
+    let (major, minor) = match (header.as_ustar(), header.as_gnu()) {
+        (Some(ustar), _) => (ustar.dev_major, ustar.dev_minor),
+        (None, gnu) => gnu.map(|gnu| (gnu.dev_major, gnu.dev_minor))?,
+    };
+    let part =
+        |field: &[u8], bits: u32| u32::try_from(number(field)?).ok().filter(|value| value >> bits == 0);
+    Some((part(&major, 12)?, part(&minor, 20)?))
 }
 
 /// A path relative to the root: `/a`, `./a` and `a` are the same, and `..` is refused.

@@ -3,8 +3,10 @@
 //! Nothing outside the root is touched, whatever the layer says: the folder of each entry is opened with `openat2` and
 //! `RESOLVE_IN_ROOT`, and everything else is done relative to that handle, without following the last name.
 
+mod archive;
 mod entry;
 mod settle;
+mod sparse;
 mod tree;
 
 use std::{
@@ -18,7 +20,7 @@ use tar::EntryType;
 use windlass_content::hash::Hasher;
 use windlass_snapshot::Whiteouts;
 
-use self::{entry::Meta, tree::Target};
+use self::{archive::Archive, entry::Meta, tree::Target};
 use crate::{Error, Result};
 
 pub use settle::settle;
@@ -57,6 +59,12 @@ impl Options {
 pub struct Limits {
     /// Entries. 5,000,000 by default.
     pub entries: u64,
+    /// Folders above each other, the entry itself counted. 512 by default.
+    pub depth: u64,
+    /// Bytes of a file, its holes counted. 1 TiB by default.
+    pub file: u64,
+    /// Bytes of the headers of an entry beside its own: PAX records, long names, the map of a sparse file. 4 MiB by default.
+    pub headers: u64,
     /// Bytes of a path. 4,095 by default: what the kernel takes.
     pub path: u64,
     /// Bytes of all extended attributes of an entry together. 1 MiB by default.
@@ -67,7 +75,15 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { entries: 5_000_000, path: 4095, xattrs: 1 << 20, total: 1 << 40 }
+        Self {
+            entries: 5_000_000,
+            depth: 512,
+            file: 1 << 40,
+            headers: 4 << 20,
+            path: 4095,
+            xattrs: 1 << 20,
+            total: 1 << 40,
+        }
     }
 }
 
@@ -113,25 +129,15 @@ pub fn apply(tar: impl Read, root: &OwnedFd, options: &Options) -> Result<Applie
     let mut reader = HashingReader { inner: tar, hasher: Hasher::sha256(), left: options.limits.total };
     let mut target = Target::new(root, options.whiteouts);
     let mut entries = 0;
-    {
-        let mut archive = tar::Archive::new(&mut reader);
-        archive.set_ignore_zeros(false);
-        for entry in archive.entries().map_err(tar_error)? {
-            let mut entry = entry.map_err(tar_error)?;
-            if entry.header().entry_type() == EntryType::XGlobalHeader {
-                continue;
-            }
-            entries += 1;
-            let meta = Meta::read(&mut entry, &options.limits)?;
-            if entries > options.limits.entries {
-                return Err(Error::Limit {
-                    entry: meta.path,
-                    what: "entries",
-                    limit: options.limits.entries,
-                });
-            }
-            apply_entry(&mut target, meta, &mut entry)?;
+    let mut archive = Archive::new(&mut reader, &options.limits);
+    while let Some(member) = archive.next()? {
+        entries += 1;
+        let meta = Meta::of(member, &options.limits)?;
+        if entries > options.limits.entries {
+            let limit = options.limits.entries;
+            return Err(Error::Limit { entry: meta.path, what: "entries", limit });
         }
+        apply_entry(&mut target, meta, &mut archive)?;
     }
     // The DiffID is of all bytes, those after the archive's end included.
     io::copy(&mut reader, &mut io::sink()).map_err(tar_error)?;

@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     ffi::OsStr,
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
@@ -122,22 +122,24 @@ impl<'a> Target<'a> {
         let file = self.in_place(folder, name, &meta.path, || openat(folder, name, flags, mode))?;
         let mut file = File::from(file);
         self.buffer.resize(CHUNK, 0);
-        let mut left = meta.size;
-        while left > 0 {
-            let wanted = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let read = data.read(&mut self.buffer[..wanted]).map_err(tar_error)?;
-            if read == 0 {
-                return Err(tar_error(io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    "it ends in the middle of a file",
-                )));
+        let failed = |source| Error::Io { op: "write", path: meta.path.clone(), source };
+        let mut end = 0;
+        for (offset, length) in &meta.content.pieces {
+            if *offset != end {
+                file.seek(SeekFrom::Start(*offset)).map_err(failed)?;
             }
-            file.write_all(&self.buffer[..read]).map_err(|source| Error::Io {
-                op: "write",
-                path: meta.path.clone(),
-                source,
-            })?;
-            left -= read as u64;
+            let mut left = *length;
+            while left > 0 {
+                let wanted = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                let read = data.read(&mut self.buffer[..wanted]).map_err(tar_error)?;
+                file.write_all(&self.buffer[..read]).map_err(failed)?;
+                left -= read as u64;
+            }
+            end = offset + length;
+        }
+        if end != meta.content.size {
+            // It ends in a hole.
+            file.set_len(meta.content.size).map_err(failed)?;
         }
         set_owner_mode_xattrs(file.as_fd(), meta)?;
         futimens(&file, &meta.times()).map_err(at("set the times of", &meta.path))
