@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     fs,
+    io::{self, IsTerminal},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{ExitCode, ExitStatus},
@@ -24,6 +25,9 @@ const EMBEDDED_CHILD: &str = "windlass-embedded-runtime";
 /// What is passed on to the container.
 const SIGNALS: [Signal; 7] =
     [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2, Signal::WINCH];
+
+/// What a terminal sends by itself to all who run in its foreground.
+const FROM_TERMINAL: [Signal; 3] = [Signal::INT, Signal::QUIT, Signal::WINCH];
 
 /// What runs containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,15 +75,21 @@ impl Runtime {
                 command
             }
         };
-        // A terminal signals a whole process group. Out of it, the container gets each signal once, and from here. It can
-        // still read from the terminal: it has a session of its own, which no terminal stops.
-        command.process_group(0);
+        // A terminal signals a whole process group. Out of it, the runtime gets each signal once, and from here. But runc
+        // reads standard input for its container, and a terminal is read only by the group that it signals.
+        let in_group = *self != Self::Embedded && io::stdin().is_terminal();
+        if !in_group {
+            command.process_group(0);
+        }
         let mut signals = listen()?;
         let mut runtime = command.spawn().with_context(|| format!("cannot start {self:?}"))?;
         let status = loop {
             tokio::select! {
                 status = runtime.wait() => break status.context("cannot wait for the runtime")?,
-                Some(signal) = signals.recv() => self.pass_on(&runtime, &pid_file, signal),
+                // Twice would be wrong: redis takes a second SIGINT for "now, and do not save".
+                Some(signal) = signals.recv() => if !(in_group && FROM_TERMINAL.contains(&signal)) {
+                    self.pass_on(&runtime, &pid_file, signal);
+                },
             }
         };
         self.clean_up(id, state, &pid_file, status).await;

@@ -109,3 +109,63 @@ impl Drop for Bundle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn bind(source: &Path) -> Mount {
+        Mount { fstype: "bind".into(), source: source.into(), options: vec!["rbind".into()] }
+    }
+
+    fn mounted_below(folder: &Path) -> bool {
+        let mounts = fs::read_to_string("/proc/self/mounts").expect("the mounts can be read");
+        mounts.contains(folder.to_str().expect("it is UTF-8"))
+    }
+
+    #[test]
+    fn a_bundle_shows_the_tree_to_its_owner_and_leaves_it_whole() {
+        let (tree, folder) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        fs::write(tree.path().join("file"), "content").expect("it can be written");
+        let path = folder.path().join("bundles/mine");
+
+        let bundle = Bundle::mount(&path, &[bind(tree.path())]).expect("it can be mounted");
+        bundle.write_spec(&Spec::default()).expect("it can be written");
+        let shown = fs::read(bundle.rootfs().join("file")).expect("it is shown");
+        let mode = fs::metadata(&path).expect("it is there").permissions().mode() & 0o7777;
+        let spec = Spec::load(path.join("config.json")).expect("it is a spec");
+        bundle.remove().expect("nobody uses it");
+
+        assert_eq!((shown, mode, spec), (b"content".to_vec(), 0o700, Spec::default()));
+        assert!(!path.exists() && !mounted_below(&path));
+        assert!(tree.path().join("file").exists(), "what it showed is not its own");
+    }
+
+    #[test]
+    fn a_bundle_that_cannot_be_made_leaves_nothing() {
+        let (tree, folder) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let path = folder.path().join("mine");
+        let mounts = [bind(tree.path()), bind(&tree.path().join("missing"))];
+
+        let err = Bundle::mount(&path, &mounts).expect_err("the second mount fails");
+
+        assert!(matches!(err, Error::Snapshot(_)), "{err:?}");
+        assert!(!path.exists() && !mounted_below(&path));
+    }
+
+    #[test]
+    fn a_bundle_that_is_there_is_not_touched() {
+        let (tree, folder) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let path = folder.path().join("mine");
+        let first = Bundle::mount(&path, &[bind(tree.path())]).expect("it can be mounted");
+
+        let err = Bundle::mount(&path, &[]).expect_err("it is taken");
+
+        assert!(matches!(err, Error::Io { op: "create the bundle", .. }), "{err:?}");
+        assert!(mounted_below(&path));
+        drop(first);
+        assert!(!path.exists(), "dropping it removes it");
+    }
+}

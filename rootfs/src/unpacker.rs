@@ -2,10 +2,10 @@ use std::{
     num::NonZeroUsize,
     os::fd::OwnedFd,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
+    thread::{self, JoinHandle},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -38,7 +38,11 @@ pub struct Unpacker {
     applier: Arc<dyn Applier>,
     progress: Progress,
     limit: NonZeroUsize,
+    removals: Removals,
 }
+
+/// The threads that remove what was dropped in the middle, for those who wait for them.
+type Removals = Arc<Mutex<Vec<JoinHandle<()>>>>;
 
 /// An image that was unpacked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +63,7 @@ impl Unpacker {
             applier: Arc::new(TarApplier::default()),
             progress: Progress::default(),
             limit: NonZeroUsize::new(6).expect("six is not zero"),
+            removals: Removals::default(),
         }
     }
 
@@ -125,7 +130,7 @@ impl Unpacker {
         if layers.is_empty() {
             return Ok(());
         }
-        let mut active = Active::new(self.snapshotter.clone());
+        let mut active = Active::new(self.snapshotter.clone(), self.removals.clone());
         let result = async {
             let mut prepared = Vec::new();
             for layer in layers {
@@ -179,7 +184,7 @@ impl Unpacker {
     async fn one_by_one(&self, layers: &[Layer], base: Option<String>) -> Result<()> {
         let mut parent = base;
         for layer in layers {
-            let mut active = Active::new(self.snapshotter.clone());
+            let mut active = Active::new(self.snapshotter.clone(), self.removals.clone());
             let result = async {
                 let mounts = active.prepare(layer, parent.clone()).await?;
                 self.apply(layer, &mounts, self.snapshotter.capabilities().whiteouts).await?;
@@ -276,11 +281,12 @@ fn settle_on(
 struct Active {
     snapshotter: Arc<dyn Snapshotter>,
     keys: Vec<String>,
+    removals: Removals,
 }
 
 impl Active {
-    fn new(snapshotter: Arc<dyn Snapshotter>) -> Self {
-        Self { snapshotter, keys: Vec::new() }
+    fn new(snapshotter: Arc<dyn Snapshotter>, removals: Removals) -> Self {
+        Self { snapshotter, keys: Vec::new(), removals }
     }
 
     /// Begins a snapshot for a layer, under a key that nobody else has.
@@ -312,7 +318,8 @@ impl Drop for Active {
         let (snapshotter, keys) = (self.snapshotter.clone(), std::mem::take(&mut self.keys));
         if !keys.is_empty() {
             // Dropped in the middle: the runtime may be ending, and must not wait for this.
-            thread::spawn(move || remove(&*snapshotter, &keys));
+            let removal = thread::spawn(move || remove(&*snapshotter, &keys));
+            self.removals.lock().unwrap_or_else(PoisonError::into_inner).push(removal);
         }
     }
 }
@@ -361,9 +368,26 @@ impl Unpacking {
         mut self,
         walk: impl Future<Output = windlass_images::Result<()>>,
     ) -> Result<Vec<Unpacked>> {
+        let mut unpacking = JoinSet::new();
+        let result = self.run(walk, &mut unpacking).await;
+        if result.is_err() {
+            // Whoever gets the error finds nothing half done: what is still running ends, and is removed.
+            unpacking.shutdown().await;
+            let removals = self.unpacker.removals.clone();
+            let removals = std::mem::take(&mut *removals.lock().unwrap_or_else(PoisonError::into_inner));
+            let wait = || removals.into_iter().for_each(|removal| removal.join().unwrap_or_default());
+            spawn_blocking(wait).await.expect("the work neither panics nor is aborted");
+        }
+        result
+    }
+
+    async fn run(
+        &mut self,
+        walk: impl Future<Output = windlass_images::Result<()>>,
+        unpacking: &mut JoinSet<Result<Option<Unpacked>>>,
+    ) -> Result<Vec<Unpacked>> {
         let mut walk = std::pin::pin!(walk);
         let mut walked = false;
-        let mut unpacking = JoinSet::new();
         let mut unpacked = Vec::new();
         loop {
             tokio::select! {
