@@ -106,6 +106,8 @@ pub struct Pending {
     pub(crate) implied: Vec<PathBuf>,
     /// Hard links to files that are not in the layer: name and target.
     pub(crate) links: Vec<(PathBuf, PathBuf)>,
+    /// Whiteouts that were written.
+    pub(crate) hidden: Vec<PathBuf>,
     /// Everything below is hidden.
     pub(crate) opaque_root: bool,
     /// The layer says nothing of the root itself.
@@ -115,7 +117,11 @@ pub struct Pending {
 impl Pending {
     /// Whether nothing is to be taken.
     pub fn is_empty(&self) -> bool {
-        self.implied.is_empty() && self.links.is_empty() && !self.opaque_root && !self.undeclared_root
+        self.implied.is_empty()
+            && self.links.is_empty()
+            && self.hidden.is_empty()
+            && !self.opaque_root
+            && !self.undeclared_root
     }
 }
 

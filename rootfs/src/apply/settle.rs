@@ -38,6 +38,9 @@ pub fn settle(pending: &Pending, root: &OwnedFd, parent_root: Option<&OwnedFd>) 
     for (path, target) in &pending.links {
         settle_link(path, target, root, parent_root)?;
     }
+    for path in &pending.hidden {
+        settle_whiteout(path, root, parent_root)?;
+    }
     // Folders last, and inner ones first: making entries in a folder changes its times.
     for path in pending.implied.iter().rev() {
         settle_folder(path, root, parent_root)?;
@@ -80,6 +83,32 @@ fn settle_folder(path: &Path, root: &OwnedFd, lower: Option<&OwnedFd>) -> Result
         return follow_lower_link(path, root, lower, &made);
     }
     inherit(&lower_folder, &made, path)
+}
+
+/// Overlayfs lists a whiteout in a folder that it does not merge: there it hides nothing, and is taken away.
+fn settle_whiteout(path: &Path, root: &OwnedFd, lower: Option<&OwnedFd>) -> Result<()> {
+    let name = path.file_name().expect("a whiteout has a name");
+    // The folder is gone where a later entry took its place.
+    let Ok(folder) = open_folder(root, parent(path)) else { return Ok(()) };
+    let hides = lower
+        .and_then(|lower| open_folder(lower, parent(path)).ok())
+        .is_some_and(|lower| statat(&lower, name, AtFlags::SYMLINK_NOFOLLOW).is_ok());
+    let merged = parent(path).ancestors().filter(|above| !above.as_os_str().is_empty()).all(|above| {
+        let mut value = [0; 1];
+        let opaque = open_folder(root, above)
+            .and_then(|above| fgetxattr(&above, "trusted.overlay.opaque", &mut value));
+        opaque.is_err()
+    });
+    let stat = statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW);
+    let is_whiteout = stat.is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+    });
+    if (hides && merged) || !is_whiteout {
+        return Ok(());
+    }
+    let before = fstat(&folder).map_err(at("look at the folder of", path))?;
+    unlinkat(&folder, name, AtFlags::empty()).map_err(at("remove the whiteout of", path))?;
+    futimens(&folder, &times_of(&before)).map_err(at("set the times of the folder of", path))
 }
 
 /// A folder that was made for whiteouts alone, where nothing is below that they could hide, would be seen itself.

@@ -46,6 +46,7 @@ pub(super) struct Target<'a> {
     timed: HashSet<PathBuf>,
     implied: Vec<PathBuf>,
     links: Vec<(PathBuf, PathBuf)>,
+    hidden: Vec<PathBuf>,
     opaque_root: bool,
     root_declared: bool,
     buffer: Vec<u8>,
@@ -63,6 +64,7 @@ impl<'a> Target<'a> {
             timed: HashSet::new(),
             implied: Vec::new(),
             links: Vec::new(),
+            hidden: Vec::new(),
             opaque_root: false,
             root_declared: false,
             buffer: Vec::new(),
@@ -211,8 +213,11 @@ impl<'a> Target<'a> {
                 self.make_opaque(&folder, name, path)
             }
             Ok(_) => Ok(()),
-            Err(Errno::NOENT) => mknodat(&*folder, name, FileType::CharacterDevice, Mode::empty(), 0)
-                .map_err(at("write the whiteout of", path)),
+            Err(Errno::NOENT) => {
+                self.hidden.push(path.to_owned());
+                mknodat(&*folder, name, FileType::CharacterDevice, Mode::empty(), 0)
+                    .map_err(at("write the whiteout of", path))
+            }
             Err(errno) => Err(at("look at", path)(errno)),
         }
     }
@@ -263,7 +268,8 @@ impl<'a> Target<'a> {
             Whiteouts::Remove => (Vec::new(), Vec::new()),
         };
         let undeclared_root = !self.root_declared && self.whiteouts == Whiteouts::Overlay;
-        Ok(Pending { implied, links, opaque_root: self.opaque_root, undeclared_root })
+        let hidden = self.hidden;
+        Ok(Pending { implied, links, hidden, opaque_root: self.opaque_root, undeclared_root })
     }
 
     /// A folder's handle; what is missing of it is made.
