@@ -1,6 +1,6 @@
 use windlass_rootfs::{Bundle, spec};
 
-use crate::{Platforms, Result, Windlass, pull::blocking};
+use crate::{Error, Platforms, Result, Windlass, pull::blocking};
 
 impl Windlass {
     /// Prepares a container: a writable snapshot named `id` on top of an image, mounted in a bundle below `<root>/bundles`.
@@ -19,6 +19,10 @@ impl Windlass {
         id: &str,
         options: spec::Options,
     ) -> Result<Bundle> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "_.+-".contains(c);
+        if id.is_empty() || id == "." || id == ".." || !id.chars().all(plain) {
+            return Err(Error::ContainerId { id: id.to_owned() });
+        }
         let image = self.image(name, platforms).await?;
         let parent = self.unpack(image.descriptor()).await?.map(|chain_id| chain_id.to_string());
         let (this, id) = (self.clone(), id.to_owned());

@@ -7,6 +7,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// The container's name could lead out of the folder of bundles.
+    #[error("{id:?} is no container id: use letters, digits, `_`, `.`, `+` and `-`")]
+    ContainerId {
+        /// What was given.
+        id: String,
+    },
+
     /// The content store refused.
     #[error(transparent)]
     Content(#[from] windlass_content::Error),
