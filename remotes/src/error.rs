@@ -1,4 +1,4 @@
-use std::io;
+use std::{io, path::PathBuf};
 
 use oci_spec::image::Digest;
 
@@ -47,6 +47,28 @@ pub enum Error {
         expected: Digest,
         /// What came.
         actual: Digest,
+    },
+
+    /// A file that says how to reach or to enter registries, or a local image, cannot be used.
+    #[error("cannot use {}{}: {reason}", path.display(), line.map(|line| format!(", line {line}")).unwrap_or_default())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Where in it, counted from 1, if that is known.
+        line: Option<usize>,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A credential helper could not say who to be at a registry.
+    #[error("credential helper {helper} failed for {host}: {reason}")]
+    Helper {
+        /// The program.
+        helper: String,
+        /// The registry that it was asked about.
+        host: String,
+        /// What went wrong, and what to do.
+        reason: String,
     },
 
     /// There is nothing of that name. Some registries also answer so for what may not be read.
@@ -102,6 +124,17 @@ pub enum Error {
         /// What was asked.
         url: String,
         /// The innermost cause.
+        source: io::Error,
+    },
+
+    /// The operating system refused.
+    #[error("cannot {op} {}", path.display())]
+    Io {
+        /// What was being done, as a verb phrase: `"open"`.
+        op: &'static str,
+        /// What it was done to.
+        path: PathBuf,
+        /// What the system answered.
         source: io::Error,
     },
 

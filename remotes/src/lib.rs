@@ -9,14 +9,20 @@
 //! [`Registry`] speaks the OCI distribution protocol. A [`Fetcher`] gives bytes that nobody has verified yet: the
 //! content store's writer does that.
 
+pub mod credentials;
 mod error;
 mod fetch_handler;
 mod fetcher;
+pub mod hosts;
+mod pusher;
 mod registry;
 mod resolver;
+pub mod transport;
+mod url;
 
 pub use error::{Error, Result};
 pub use fetch_handler::{FetchHandler, ingest_key};
 pub use fetcher::{Fetcher, FromFn, from_fn};
+pub use pusher::{Pushed, Pusher};
 pub use registry::{Builder, Registry};
 pub use resolver::{Resolved, Resolver};
