@@ -10,7 +10,7 @@ use url::Url;
 
 use crate::{Result, transport::Connection};
 
-pub(crate) use defaults::default_endpoint;
+pub(crate) use defaults::{default_endpoint, is_loopback};
 
 /// Says which servers answer for a registry's name, and how to reach them.
 #[async_trait]

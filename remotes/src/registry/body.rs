@@ -1,104 +1,215 @@
 //! A body that goes on after its connection broke.
 
-use std::io;
+use std::{io, time::Duration};
 
 use bytes::Bytes;
-use futures::stream;
+use futures::{StreamExt, stream};
+use http::HeaderValue;
 use oci_spec::image::Descriptor;
 use tokio::time::{sleep, timeout};
+use url::Url;
 use windlass_content::ByteStream;
 
 use super::{
-    Repository,
-    fetch::Opened,
-    http::{innermost, silent},
+    Server,
+    exchange::silence,
+    fetch::{Opened, Span},
+    limits::{Direction, Turn},
+    parallel,
     retry::backoff,
+    server::Repository,
 };
+use crate::{Error, Result};
 
-/// The bytes of a node from `from` on, of which `opened` is the first answer.
-///
-/// An answer that breaks, ends early or falls silent is followed by a request for the rest, until as many requests in a
-/// row gave nothing as there may be attempts.
-pub(super) fn resumed(
-    repository: Repository,
-    descriptor: Descriptor,
-    from: u64,
-    opened: Opened,
-) -> ByteStream {
-    let body = Body { repository, descriptor, position: from, opened: Some(opened), failures: 0 };
-    Box::pin(stream::try_unfold(body, |mut body| async move {
-        let chunk = body.next().await?;
-        Ok(chunk.map(|chunk| (chunk, body)))
-    }))
+/// How long the end of an answer is waited for after its last byte.
+const DRAIN: Duration = Duration::from_millis(100);
+
+/// Somewhere that a node's bytes may come from.
+#[derive(Clone, Debug)]
+pub(super) struct Source {
+    pub(super) server: Server,
+    /// A place outside the registry.
+    pub(super) foreign: Option<Url>,
+    /// What the content had there when it was last seen.
+    pub(super) etag: Option<HeaderValue>,
 }
 
-struct Body {
+impl Source {
+    pub(super) fn new(server: Server, foreign: Option<Url>) -> Self {
+        Self { server, foreign, etag: None }
+    }
+}
+
+/// The bytes of a node from `from` on, from the first source that has them.
+pub(super) async fn open(
+    repository: &Repository,
+    descriptor: &Descriptor,
+    from: u64,
+    sources: Vec<Source>,
+) -> Result<ByteStream> {
+    let size = descriptor.size();
+    let server = &sources[0].server;
+    let turn = server.turn(Direction::Download).await;
+    let parallel = server.inner.settings.parallel.filter(|parallel| size - from > parallel.part_size.get());
+    let mut body = Body {
+        repository: repository.clone(),
+        descriptor: descriptor.clone(),
+        position: from,
+        sources,
+        opened: None,
+        failures: 0,
+        parts_only: false,
+        _turn: Some(turn),
+    };
+    let Some(parallel) = parallel else {
+        body.reopen(size - 1).await?;
+        return Ok(body.stream());
+    };
+    body.reopen(from + parallel.part_size.get() - 1).await?;
+    // Whoever gives the whole blob when asked for a part gives it over one connection.
+    match body.opened.as_ref().is_some_and(|opened| opened.partial) {
+        true => Ok(parallel::stream(body, parallel)),
+        false => Ok(body.stream()),
+    }
+}
+
+/// The rest of a node's bytes, in order.
+pub(super) struct Body {
     repository: Repository,
-    descriptor: Descriptor,
+    pub(super) descriptor: Descriptor,
     /// Which byte comes next.
-    position: u64,
+    pub(super) position: u64,
+    /// Where to ask. The first one is asked until it fails.
+    sources: Vec<Source>,
     opened: Option<Opened>,
     /// How many answers in a row gave nothing.
     failures: u32,
+    /// Whether an answer with more than the part that was asked for is refused.
+    parts_only: bool,
+    /// Kept until the end, so that a body that breaks does not wait in line again.
+    _turn: Option<Turn>,
 }
 
 impl Body {
-    async fn next(&mut self) -> io::Result<Option<Bytes>> {
-        while self.position < self.descriptor.size() {
-            let mut opened = match self.opened.take() {
-                Some(opened) => opened,
-                None => self.reopen().await?,
-            };
-            match self.read(&mut opened).await {
+    pub(super) fn stream(self) -> ByteStream {
+        stream::try_unfold(self, |mut body| async move {
+            let end = body.descriptor.size();
+            let chunk = body.next(end).await?;
+            Ok(chunk.map(|chunk| (chunk, body)))
+        })
+        .boxed()
+    }
+
+    /// A body of the same node that begins elsewhere, and takes parts only. Its turn is held by whoever asks.
+    pub(super) fn part(&self, position: u64) -> Self {
+        Self {
+            repository: self.repository.clone(),
+            descriptor: self.descriptor.clone(),
+            sources: self.sources.clone(),
+            opened: None,
+            failures: 0,
+            parts_only: true,
+            _turn: None,
+            position,
+        }
+    }
+
+    /// A turn for a further connection, if nobody waits for it.
+    pub(super) fn another_turn(&self) -> Option<Turn> {
+        let server = &self.sources[0].server;
+        server.inner.limits.another(&server.endpoint.name(), Direction::Download)
+    }
+
+    /// The bytes that come next, up to `end`. `None` when there are no more.
+    ///
+    /// An answer that breaks, ends early or falls silent is followed by a request for the rest, until as many requests
+    /// in a row gave nothing as there may be attempts.
+    pub(super) async fn next(&mut self, end: u64) -> io::Result<Option<Bytes>> {
+        loop {
+            if let Some(mut opened) = self.opened.take_if(|opened| self.position >= opened.end) {
+                // Read to its end, a connection can be used again.
+                let _ = timeout(DRAIN, opened.body.next()).await;
+            }
+            if self.position >= end {
+                return Ok(None);
+            }
+            if self.opened.is_none() {
+                if self.failures > 0 {
+                    sleep(backoff(self.failures)).await;
+                }
+                self.reopen(end - 1).await.map_err(io::Error::other)?;
+            }
+            match self.read(end).await {
+                Ok(chunk) if chunk.is_empty() => {}
                 Ok(chunk) => {
+                    self.position += chunk.len() as u64;
+                    self.failures = 0;
+                    return Ok(Some(chunk));
+                }
+                Err(error) => self.broken(error)?,
+            }
+        }
+    }
+
+    /// Makes ready to ask for the rest, unless that was tried often enough.
+    fn broken(&mut self, error: io::Error) -> io::Result<()> {
+        self.opened = None;
+        self.failures += 1;
+        if self.failures >= self.sources[0].server.inner.settings.attempts.get() {
+            return Err(error);
+        }
+        // Another server may do better than one that broke twice in a row.
+        if self.failures > 1 {
+            self.sources.rotate_left(1);
+        }
+        tracing::debug!(%error, position = self.position, digest = %self.descriptor.digest(), "resuming");
+        Ok(())
+    }
+
+    /// Asks for the bytes from here to `last`, one source after another.
+    async fn reopen(&mut self, last: u64) -> Result<()> {
+        let span = Span { first: self.position, last };
+        for left in (0..self.sources.len()).rev() {
+            match self.repository.ask(&self.sources[0], &self.descriptor, span).await {
+                Ok(opened) if self.parts_only && !opened.partial => {
+                    return Err(Error::Config { reason: "the server gives no parts".into() });
+                }
+                Ok(opened) => {
+                    self.sources[0].etag.clone_from(&opened.etag);
                     self.opened = Some(opened);
-                    if !chunk.is_empty() {
-                        self.position += chunk.len() as u64;
-                        self.failures = 0;
-                        return Ok(Some(chunk));
-                    }
+                    return Ok(());
+                }
+                Err(error) if left == 0 => {
+                    self.sources.rotate_left(1);
+                    return Err(error);
                 }
                 Err(error) => {
-                    self.failures += 1;
-                    if self.failures >= self.repository.inner.settings.attempts.get() {
-                        return Err(error);
-                    }
-                    tracing::debug!(%error, position = self.position, digest = %self.descriptor.digest(), "resuming");
+                    tracing::warn!(server = self.sources[0].server.endpoint.name(), %error, "asking the next server");
+                    self.sources.rotate_left(1);
                 }
             }
         }
-        Ok(None)
+        unreachable!("there is a source, and the last one returns")
     }
 
-    async fn reopen(&self) -> io::Result<Opened> {
-        sleep(backoff(self.failures)).await;
-        self.repository.open(&self.descriptor, self.position).await.map_err(io::Error::other)
-    }
-
-    /// The next wanted bytes, never more than are missing. Empty if only unwanted ones came.
-    async fn read(&self, opened: &mut Opened) -> io::Result<Bytes> {
-        let patience = self.repository.inner.settings.idle_timeout;
-        let mut chunk = match timeout(patience, opened.response.chunk()).await {
-            Ok(Ok(Some(chunk))) => chunk,
-            Ok(Ok(None)) => {
+    /// The next wanted bytes, none beyond `end`. Empty if only unwanted ones came.
+    async fn read(&mut self, end: u64) -> io::Result<Bytes> {
+        let patience = self.sources[0].server.inner.settings.idle_timeout;
+        let opened = self.opened.as_mut().expect("the caller has opened it");
+        let mut chunk = match timeout(patience, opened.body.next()).await {
+            Ok(Some(chunk)) => chunk?,
+            Ok(None) => {
                 let (position, size) = (self.position, self.descriptor.size());
                 let text = format!("the body ended after {position} of {size} bytes");
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
             }
-            Ok(Err(error)) => return Err(innermost(&error.without_url())),
-            Err(_) => {
-                let url = self.repository.content_url(&self.descriptor);
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    silent(&self.repository.host.name, &url),
-                ));
-            }
+            Err(_) => return Err(silence()),
         };
         let skipped = opened.skip.min(chunk.len() as u64);
         opened.skip -= skipped;
-        let mut chunk = chunk.split_off(skipped as usize);
-        let missing = self.descriptor.size() - self.position;
-        chunk.truncate(usize::try_from(missing).unwrap_or(usize::MAX));
+        let mut chunk = chunk.split_off(usize::try_from(skipped).expect("no more than the chunk"));
+        let wanted = end.min(opened.end) - self.position;
+        chunk.truncate(usize::try_from(wanted).unwrap_or(usize::MAX));
         Ok(chunk)
     }
 }

@@ -2,22 +2,45 @@
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
-use oci_spec::image::Descriptor;
-use reqwest::{
-    Method, Response, StatusCode,
-    header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderValue, RANGE},
+use http::{
+    StatusCode,
+    header::{
+        CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, RANGE,
+    },
 };
+use oci_spec::image::Descriptor;
 use url::Url;
 use windlass_content::ByteStream;
 use windlass_images::media_type::{is_index, is_manifest};
 
-use super::{Repository, body, content_range, host::shown, resolve::accept};
-use crate::{Error, Fetcher, Result};
+use super::{
+    Server,
+    auth::Scopes,
+    body::{self, Source},
+    content_range,
+    exchange::{Answer, Call},
+    resolve::accept,
+    server::Repository,
+};
+use crate::{Error, Fetcher, Result, hosts::is_loopback, url::shown};
 
 /// An answer, and how many of its first bytes are not wanted.
 pub(super) struct Opened {
-    pub(super) response: Response,
+    pub(super) body: ByteStream,
     pub(super) skip: u64,
+    /// Whether only a part comes, as was asked.
+    pub(super) partial: bool,
+    /// Where it ends, in bytes from the content's start.
+    pub(super) end: u64,
+    /// A strong validator of the content at this place, to resume it.
+    pub(super) etag: Option<HeaderValue>,
+}
+
+/// The bytes that are asked for: from `first` to `last`, both included.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    pub(super) first: u64,
+    pub(super) last: u64,
 }
 
 #[async_trait]
@@ -26,65 +49,122 @@ impl Fetcher for Repository {
         if from >= descriptor.size() {
             return Ok(stream::empty().boxed());
         }
-        let opened = self.open(descriptor, from).await?;
-        Ok(body::resumed(self.clone(), descriptor.clone(), from, opened))
+        let servers = self.able("pull", |may| may.pull)?;
+        let foreign = self.foreign(&servers, descriptor);
+        let mut sources: Vec<_> = servers.into_iter().map(|server| Source::new(server, None)).collect();
+        sources.extend(foreign);
+        body::open(self, descriptor, from, sources).await
     }
 }
 
 impl Repository {
-    /// Where a node's content is.
-    pub(super) fn content_url(&self, descriptor: &Descriptor) -> Url {
-        let manifest = is_manifest(descriptor.media_type()) || is_index(descriptor.media_type());
-        let kind = if manifest { "manifests" } else { "blobs" };
-        self.host.url(&self.name, kind, descriptor.digest().as_ref())
+    /// The places outside the registry that a foreign layer may come from, if that is wanted.
+    fn foreign(&self, servers: &[Server], descriptor: &Descriptor) -> Vec<Source> {
+        let registry = servers.last().filter(|server| server.inner.settings.foreign_urls);
+        let urls = registry.into_iter().flat_map(|_| descriptor.urls().iter().flatten());
+        let safe = |url: &Url| {
+            url.scheme() == "https"
+                || (url.scheme() == "http" && is_loopback(url.host_str().unwrap_or_default()))
+        };
+        let urls = urls.filter_map(|url| Url::parse(url).ok()).filter(safe);
+        urls.filter_map(|url| Some(Source::new((*registry?).clone(), Some(url)))).collect()
     }
 
-    /// Asks for the bytes from `from` on, and checks that these are what comes.
-    pub(super) async fn open(&self, descriptor: &Descriptor, from: u64) -> Result<Opened> {
-        let url = self.content_url(descriptor);
-        let mut headers = accept();
-        if url.path().contains("/blobs/") {
-            headers.clear();
-        }
-        if from > 0 {
-            let range = format!("bytes={from}-{}", descriptor.size() - 1);
+    /// Asks one source for some of the bytes of a node, and checks that these are what comes.
+    pub(super) async fn ask(&self, source: &Source, descriptor: &Descriptor, span: Span) -> Result<Opened> {
+        let (server, size) = (&source.server, descriptor.size());
+        let url = match &source.foreign {
+            Some(url) => url.clone(),
+            None => server.url(&self.path(descriptor)),
+        };
+        let mut headers = if is_document(descriptor) { accept() } else { HeaderMap::new() };
+        if span.first > 0 || span.last < size - 1 {
+            let range = format!("bytes={}-{}", span.first, span.last);
             headers.insert(RANGE, HeaderValue::from_str(&range).expect("a range is printable ASCII"));
+            headers.extend(source.etag.clone().map(|etag| (IF_RANGE, etag)));
         }
-        let response = self.request(Method::GET, &url, &headers).await.map_err(|error| match error {
-            Error::NotFound { url, .. } => Error::NotFound {
-                name: format!("{}/{}@{}", self.host.name, self.name, descriptor.digest()),
-                url,
-            },
+        let scopes = Scopes::pull(&self.name);
+        let call = Call::get(url.clone()).headers(headers);
+        let call = if source.foreign.is_some() { call.anonymous() } else { call };
+        let answer = match self.at_target(source, &call, &scopes).await {
+            Err(Error::Status { status: 416, .. }) if span.first > 0 => {
+                // It does not have so much, or does not like to be asked so: from the start, then.
+                let mut call = call;
+                call.headers.remove(RANGE);
+                call.headers.remove(IF_RANGE);
+                self.at_target(source, &call, &scopes).await
+            }
+            answer => answer,
+        };
+        let answer = answer.map_err(|error| match error {
+            Error::NotFound { url, .. } => {
+                Error::NotFound { name: format!("{}/{}@{}", self.host, self.name, descriptor.digest()), url }
+            }
             error => error,
         })?;
-        let skip = checked(&response, descriptor.size(), from)
-            .map_err(|reason| Error::BadResponse { url: shown(&url), reason })?;
-        Ok(Opened { response, skip })
+        let checked = checked(&answer, size, span);
+        let (skip, end) = checked.map_err(|reason| Error::BadResponse { url: shown(&url), reason })?;
+        let partial = answer.status == StatusCode::PARTIAL_CONTENT;
+        let etag = answer.headers.get(ETAG).filter(|etag| etag.as_bytes().starts_with(b"\"")).cloned();
+        Ok(Opened { body: answer.body, skip, partial, end, etag })
+    }
+
+    /// Sends a request for content to where it is known to be, or else to the server, which may redirect to there.
+    async fn at_target(&self, source: &Source, call: &Call, scopes: &Scopes) -> Result<Answer> {
+        let Source { server, foreign, .. } = source;
+        if foreign.is_some() {
+            return server.request(call, scopes).await;
+        }
+        let targets = &server.inner.targets;
+        if let Some(target) = targets.get(&call.url) {
+            let direct = Call { url: target, ..call.clone() };
+            match server.request_up_to(1, &direct, scopes).await {
+                // The answer to a range is this content's, not the redirect's.
+                Err(error @ Error::Status { status: 416, .. }) => return Err(error),
+                Err(error) => {
+                    tracing::debug!(%error, "asking anew where the content is");
+                    targets.forget(&call.url);
+                }
+                answer => return answer,
+            }
+        }
+        let answer = server.request(call, scopes).await?;
+        if !server.is_home(&answer.url) {
+            targets.remember(&call.url, &answer.url);
+        }
+        Ok(answer)
+    }
+
+    /// Where a node's content is on a server.
+    fn path(&self, descriptor: &Descriptor) -> String {
+        let kind = if is_document(descriptor) { "manifests" } else { "blobs" };
+        format!("{}/{kind}/{}", self.name, descriptor.digest())
     }
 }
 
-/// How many bytes of the answer come before `from`.
-fn checked(response: &Response, size: u64, from: u64) -> Result<u64, String> {
-    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
-    if response.status() == StatusCode::PARTIAL_CONTENT {
-        let range = header(CONTENT_RANGE).and_then(content_range::parse);
-        return match range {
-            Some(range)
-                if range.first == from
-                    && range.total.is_none_or(|total| total == size)
-                    && range.last < size =>
-            {
-                Ok(0)
-            }
-            _ => Err(format!(
-                "asked for bytes {from} to {} of {size}, it gave {:?}",
-                size - 1,
-                header(CONTENT_RANGE).unwrap_or_default()
-            )),
-        };
+fn is_document(descriptor: &Descriptor) -> bool {
+    is_manifest(descriptor.media_type()) || is_index(descriptor.media_type())
+}
+
+/// How many bytes of the answer come before the span, and where in the content it ends.
+fn checked(answer: &Answer, size: u64, span: Span) -> Result<(u64, u64), String> {
+    if let Some(encoding) = answer.header(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
+        return Err(format!("it is encoded as {encoding:?}, which was not asked for"));
     }
-    match header(CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok()) {
+    if answer.status == StatusCode::PARTIAL_CONTENT {
+        let given = answer.header(CONTENT_RANGE);
+        let fits = given.and_then(content_range::parse).filter(|range| {
+            range.first == span.first
+                && range.last <= span.last
+                && range.total.is_none_or(|total| total == size)
+        });
+        return fits.map(|range| (0, range.last + 1)).ok_or_else(|| {
+            let (Span { first, last }, given) = (span, given.unwrap_or_default());
+            format!("asked for bytes {first} to {last} of {size}, it gave {given:?}")
+        });
+    }
+    match answer.header(CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok()) {
         Some(length) if length != size => Err(format!("it has {length} bytes instead of {size}")),
-        _ => Ok(from),
+        _ => Ok((span.first, size)),
     }
 }

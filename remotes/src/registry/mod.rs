@@ -1,34 +1,53 @@
 //! The client of the OCI distribution protocol.
+//!
+//! ```text
+//! Registry ──reference──▶ Repository ──▶ Server, Server, …    mirrors first, then the registry itself
+//!                                          │ request            tried again, errors read
+//!                                          │ authenticated      tokens
+//!                                          │ exchange           redirects; secrets stay at their origin
+//!                                          ▼
+//!                                       Transport               one HTTP request
+//! ```
 
 mod auth;
 mod body;
 mod builder;
-mod challenge;
 mod content_range;
+mod exchange;
 mod fetch;
-mod host;
-mod http;
+mod health;
+mod limits;
+mod parallel;
+mod redirect;
 mod request;
 mod resolve;
 mod retry;
+mod server;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use windlass_reference::Reference;
 
-use crate::{Resolved, Resolver, Result};
+use crate::{
+    Resolved, Resolver, Result,
+    hosts::{self, Hosts},
+    transport::Transport,
+};
 
-pub use builder::Builder;
+pub use builder::{Builder, ParallelFetch};
 
 use auth::Tokens;
-use host::Host;
-use http::Http;
+use health::Health;
+use limits::Limits;
+use redirect::Targets;
+use server::{Repository, Server};
 
-/// Registries that speak the OCI distribution protocol. Cheap to clone; clones share connections and tokens.
+/// Registries that speak the OCI distribution protocol. Cheap to clone; clones share connections, tokens, limits and what was
+/// learned of dead mirrors.
 ///
 /// `localhost`, 127.0.0.0/8 and `[::1]` are spoken to in plain HTTP, as are hosts that were declared with
-/// [`Builder::plain_http`]; all others in TLS only.
+/// [`Builder::plain_http`] or in [`Hosts`]; all others in TLS only.
 #[derive(Clone, Debug)]
 pub struct Registry {
     inner: Arc<Inner>,
@@ -37,16 +56,11 @@ pub struct Registry {
 #[derive(Debug)]
 struct Inner {
     settings: Builder,
-    http: Http,
+    transport: Arc<dyn Transport>,
     tokens: Tokens,
-}
-
-/// One repository on one registry: what all requests of a pull have in common.
-#[derive(Clone, Debug)]
-struct Repository {
-    inner: Arc<Inner>,
-    host: Host,
-    name: String,
+    health: Health,
+    limits: Limits,
+    targets: Targets,
 }
 
 impl Registry {
@@ -64,21 +78,36 @@ impl Registry {
         Builder::default()
     }
 
-    fn from_settings(settings: Builder) -> Self {
-        let http = Http::new(&settings);
-        Self { inner: Arc::new(Inner { settings, http, tokens: Tokens::default() }) }
+    fn from_settings(settings: Builder, transport: Arc<dyn Transport>) -> Self {
+        let limits = Limits::new(settings.in_flight, settings.in_flight_per_host);
+        let (tokens, health, targets) = <(Tokens, Health, Targets)>::default();
+        Self { inner: Arc::new(Inner { settings, transport, tokens, health, limits, targets }) }
     }
 
-    fn repository(&self, reference: &Reference) -> Result<Repository> {
-        let host = Host::new(reference.host(), &self.inner.settings.plain)?;
-        Ok(Repository { inner: self.inner.clone(), host, name: reference.repository().to_owned() })
+    /// The servers that answer for a host, in the order in which to try them.
+    async fn servers(&self, host: &str) -> Result<Vec<Server>> {
+        let settings = &self.inner.settings;
+        let default = hosts::default_endpoint(host, settings.plain.contains(host))?;
+        let endpoints = match &settings.hosts {
+            Some(hosts) => hosts.endpoints(host, default).await?,
+            None => vec![default],
+        };
+        Ok(endpoints.into_iter().map(|endpoint| Server::new(self.inner.clone(), endpoint)).collect())
+    }
+
+    async fn repository(&self, reference: &Reference) -> Result<Repository> {
+        Ok(Repository {
+            servers: self.servers(reference.host()).await?,
+            host: reference.host().to_owned(),
+            name: reference.repository().to_owned(),
+        })
     }
 }
 
 #[async_trait]
 impl Resolver for Registry {
     async fn resolve(&self, reference: &Reference) -> Result<Resolved> {
-        let repository = self.repository(reference)?;
+        let repository = self.repository(reference).await?;
         let descriptor = resolve::resolve(&repository, reference).await?;
         Ok(Resolved { name: reference.to_string(), descriptor, fetcher: Arc::new(repository) })
     }

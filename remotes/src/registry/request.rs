@@ -1,50 +1,45 @@
-//! Requests to one repository: authenticated, tried again, errors read.
+//! Requests to one server: authenticated, tried again, errors read.
 
-use std::time::Duration;
+use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
-use reqwest::{
-    Method, Response, StatusCode,
-    header::{AUTHORIZATION, HeaderMap, RETRY_AFTER},
-};
+use futures::StreamExt;
+use http::StatusCode;
 use serde::Deserialize;
 use tokio::time::{sleep, timeout};
 use url::Url;
+use windlass_content::ByteStream;
 
 use super::{
-    Inner, Repository,
-    host::shown,
-    http::{failure, silent},
-    retry::Attempts,
+    Server,
+    auth::Scopes,
+    exchange::{Answer, Call, silence},
+    retry::{Attempts, retry_after},
 };
-use crate::{Error, Result};
+use crate::{Error, Result, transport::TransportError, url::shown};
 
 /// How much of an error's body is read, in bytes.
-const ERROR_BODY: usize = 8 << 10;
+const ERROR_BODY: u64 = 8 << 10;
 /// How much of a registry's words is repeated, in characters.
 const ERROR_TEXT: usize = 400;
 
-impl Repository {
+impl Server {
     /// Sends a request until it succeeds, or there is no more hope.
-    pub(super) async fn request(&self, method: Method, url: &Url, headers: &HeaderMap) -> Result<Response> {
-        self.request_up_to(self.inner.settings.attempts.get(), method, url, headers).await
+    pub(super) async fn request(&self, call: &Call, scopes: &Scopes) -> Result<Answer> {
+        self.request_up_to(u32::MAX, call, scopes).await
     }
 
-    /// As [`request`](Self::request), with a number of attempts of the caller's choice.
-    pub(super) async fn request_up_to(
-        &self,
-        attempts: u32,
-        method: Method,
-        url: &Url,
-        headers: &HeaderMap,
-    ) -> Result<Response> {
-        let mut attempts = Attempts::new(attempts);
+    /// As [`request`](Self::request), with no more attempts than that.
+    pub(super) async fn request_up_to(&self, most: u32, call: &Call, scopes: &Scopes) -> Result<Answer> {
+        let known = self.inner.health.has_answered(&self.endpoint.url);
+        let mut attempts = Attempts::new(&self.inner.settings, known).at_most(most);
         loop {
-            let (error, asked) = match self.authenticated(&method, url, headers).await {
-                Ok(response) if response.status().is_success() => return Ok(response),
-                Ok(response) => {
-                    let asked = retry_after(&response);
-                    (self.refusal(url, response).await, asked)
+            let outcome = self.authenticated(call, scopes).await;
+            let (error, asked) = match outcome {
+                Ok(answer) if answer.status.is_success() => return Ok(answer),
+                Ok(answer) => {
+                    let asked = retry_after(&answer.headers, SystemTime::now());
+                    (self.refusal(&call.url, answer).await, asked)
                 }
                 Err(error) => (error, None),
             };
@@ -56,69 +51,71 @@ impl Repository {
         }
     }
 
-    /// Sends a request with what is known of the caller, and once more if the registry wants to know more.
-    async fn authenticated(&self, method: &Method, url: &Url, headers: &HeaderMap) -> Result<Response> {
-        let mut used = self.inner.tokens.current(self).await;
-        for last in [false, true] {
-            let mut headers = headers.clone();
-            if let Some(authorization) = &used {
-                headers.insert(AUTHORIZATION, authorization.clone());
-            }
-            let response =
-                self.inner.http.send(&self.host.name, method.clone(), url.clone(), headers).await?;
-            // Who asks for a login after a redirect to another origin is not this registry.
-            let ours = response.url().origin() == url.origin();
-            if last || response.status() != StatusCode::UNAUTHORIZED || !ours {
-                return Ok(response);
-            }
-            match self.inner.tokens.renew(self, used.as_ref(), &response).await? {
-                Some(authorization) => used = Some(authorization),
-                None => return Ok(response),
-            }
+    /// Sends a request with what is known of the caller, and once more if the server wants to know more.
+    async fn authenticated(&self, call: &Call, scopes: &Scopes) -> Result<Answer> {
+        // An upload may continue at another host, which has nothing to do with our login.
+        if call.anonymous || !self.is_home(&call.url) {
+            return self.exchange(call, None).await;
         }
-        unreachable!("the last round returns")
+        let tokens = &self.inner.tokens;
+        let used = tokens.current(self, scopes).await?;
+        let answer = self.exchange(call, used.as_ref()).await?;
+        // Who asks for a login after a redirect to another origin is not this registry.
+        if answer.status != StatusCode::UNAUTHORIZED || !self.is_home(&answer.url) {
+            return Ok(answer);
+        }
+        match tokens.renew(self, scopes, used.as_ref(), &answer.headers).await? {
+            Some(authorization) => self.exchange(call, Some(&authorization)).await,
+            None => Ok(answer),
+        }
     }
 
     /// The error that an answer is.
-    pub(super) async fn refusal(&self, url: &Url, response: Response) -> Error {
-        refusal(&self.inner, &self.host.name, url, response).await
+    pub(super) async fn refusal(&self, asked: &Url, answer: Answer) -> Error {
+        let status = answer.status;
+        let message = match self.body(&answer.url, answer.body, ERROR_BODY).await {
+            Ok(body) => words(&body),
+            Err(_) => String::new(),
+        };
+        let (host, url) = (self.endpoint.name(), shown(asked));
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Unauthorized { host, url, message },
+            StatusCode::NOT_FOUND => Error::NotFound { name: url.clone(), url },
+            _ => Error::Status { host, url, status: status.as_u16(), message },
+        }
     }
-}
 
-/// The error that an answer is.
-pub(super) async fn refusal(inner: &Inner, host: &str, url: &Url, response: Response) -> Error {
-    let status = response.status();
-    let message = match body(inner, host, url, response, ERROR_BODY as u64).await {
-        Ok(body) => words(&body),
-        Err(_) => String::new(),
-    };
-    let (host, url) = (host.to_owned(), shown(url));
-    match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Unauthorized { host, url, message },
-        StatusCode::NOT_FOUND => Error::NotFound { name: url.clone(), url },
-        _ => Error::Status { host, url, status: status.as_u16(), message },
-    }
-}
-
-/// Reads a whole body of at most `limit` bytes.
-pub(super) async fn body(
-    inner: &Inner,
-    host: &str,
-    url: &Url,
-    response: Response,
-    limit: u64,
-) -> Result<Bytes> {
-    let mut response = response;
-    let mut bytes = BytesMut::new();
-    loop {
-        match timeout(inner.settings.idle_timeout, response.chunk()).await {
-            Ok(Ok(Some(chunk))) if (bytes.len() + chunk.len()) as u64 <= limit => {
-                bytes.extend_from_slice(&chunk);
+    /// Reads a whole body of at most `limit` bytes.
+    pub(super) async fn body(&self, url: &Url, mut body: ByteStream, limit: u64) -> Result<Bytes> {
+        let mut bytes = BytesMut::new();
+        loop {
+            match timeout(self.inner.settings.idle_timeout, body.next()).await {
+                Ok(Some(Ok(chunk))) if (bytes.len() + chunk.len()) as u64 <= limit => {
+                    bytes.extend_from_slice(&chunk);
+                }
+                Ok(Some(Ok(_))) => return Err(Error::TooLarge { url: shown(url), limit }),
+                Ok(None) => return Ok(bytes.freeze()),
+                Ok(Some(Err(error))) => return Err(self.failure(url, TransportError::Broken(error))),
+                Err(_) => return Err(self.failure(url, TransportError::Broken(silence()))),
             }
-            Ok(Ok(Some(_))) => return Err(Error::TooLarge { url: shown(url), limit }),
-            Ok(Ok(None)) => return Ok(bytes.freeze()),
-            Ok(Err(error)) => return Err(failure(host, url, error)),
-            Err(_) => return Err(silent(host, url)),
+        }
+    }
+
+    /// Sends a request until its whole answer has come, which has at most `limit` bytes.
+    pub(super) async fn read(&self, call: &Call, scopes: &Scopes, limit: u64) -> Result<(Answer, Bytes)> {
+        let mut attempts = Attempts::new(&self.inner.settings, true);
+        loop {
+            let mut answer = self.request(call, scopes).await?;
+            let body = std::mem::replace(&mut answer.body, Box::pin(futures::stream::empty()));
+            let error = match self.body(&answer.url, body, limit).await {
+                Ok(bytes) => return Ok((answer, bytes)),
+                Err(error) => error,
+            };
+            let Some(wait) = attempts.after(&error, None) else {
+                return Err(error);
+            };
+            tracing::debug!(%error, ?wait, "reading again");
+            sleep(wait).await;
         }
     }
 }
@@ -145,11 +142,6 @@ fn words(body: &[u8]) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ERROR_TEXT).collect()
 }
 
-fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,6 +151,10 @@ mod tests {
         for (body, text) in [
             (r#"{"errors":[{"code":"DENIED","message":"go\naway","detail":null}]}"#, "DENIED: go away"),
             (r#"{"errors":[{"code":"A"},{"message":"b"},{}]}"#, "A; b"),
+            (
+                r#"{"errors":[{"code":"NEVER_HEARD_OF","message":"odd","detail":[1,{"a":2}],"more":1}]}"#,
+                "NEVER_HEARD_OF: odd",
+            ),
             ("<html>", ""),
         ] {
             assert_eq!(words(body.as_bytes()), text);

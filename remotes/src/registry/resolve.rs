@@ -1,54 +1,42 @@
 //! From a reference to a descriptor.
 
-use oci_spec::image::{Descriptor, Digest, MediaType};
-use reqwest::{
-    Method, Response,
-    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue},
+use http::{
+    HeaderMap, HeaderValue, Method,
+    header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE},
 };
+use oci_spec::image::{Descriptor, Digest, MediaType};
 use serde_json::Value;
 use url::Url;
 use windlass_content::hash::{Hasher, sha256};
-use windlass_images::media_type::{DOCKER_SCHEMA_1, ROOTS};
+use windlass_images::media_type::{DOCKER_SCHEMA_1, ROOTS, is_index};
 use windlass_reference::Reference;
 
-use super::{Repository, host::shown, request};
-use crate::{Error, Result};
+use super::{
+    Server,
+    auth::Scopes,
+    exchange::{Answer, Call},
+    limits::Direction,
+    server::Repository,
+};
+use crate::{Error, Result, url::shown};
 
 /// The header in which a registry says what a manifest's digest is.
 const DIGEST: &str = "docker-content-digest";
 
+/// Asks one server after another what a reference stands for.
 pub(super) async fn resolve(repository: &Repository, reference: &Reference) -> Result<Descriptor> {
-    let url = repository.host.url(&repository.name, "manifests", reference.object());
-    let headers = accept();
-    let head_request = || repository.request(Method::HEAD, &url, &headers);
-    let first = match reference.digest() {
-        None => head_request().await,
-        Some(digest) => match repository.request_up_to(1, Method::HEAD, &url, &headers).await {
-            // CNCF's registry answers 500 when a layer is asked for as a manifest. If it has the blob, that is the answer.
-            Err(Error::Status { status: 500.., .. }) => match blob(repository, reference, digest).await {
-                Ok(found) => return Ok(found),
-                Err(_) => head_request().await,
-            },
-            Err(error) if error.is_transient() => head_request().await,
-            answer => answer,
-        },
+    // What a digest stands for can be checked, so any server may say it.
+    let servers = match reference.digest() {
+        Some(_) => repository.able("pull", |may| may.pull || may.resolve)?,
+        None => repository.able("resolve tags", |may| may.resolve)?,
     };
-    let answer = match first {
-        Ok(response) => head(repository, reference, &url, &response),
-        // Some registries refuse this method; what they say to GET counts.
-        Err(Error::Status { .. }) => Ok(None),
-        Err(error) => Err(error),
-    };
-    let answer = match answer {
-        Ok(None) => get(repository, reference, &url).await,
-        Ok(Some(descriptor)) => Ok(descriptor),
-        Err(error) => Err(error),
-    };
-    match (answer, reference.digest()) {
-        (Err(Error::NotFound { .. }), Some(digest)) => blob(repository, reference, digest).await,
-        (Err(Error::NotFound { url, .. }), None) => Err(Error::NotFound { name: reference.to_string(), url }),
-        (answer, _) => answer,
-    }
+    let _turn = servers[0].turn(Direction::Download).await;
+    let name = &repository.name;
+    let ask = |server| async move { Question { server: &server, name, reference }.ask().await };
+    repository.first(servers, ask).await.map_err(|error| match error {
+        Error::NotFound { url, .. } => Error::NotFound { name: reference.to_string(), url },
+        error => error,
+    })
 }
 
 /// The `Accept` header for all manifests and indexes.
@@ -57,103 +45,155 @@ pub(super) fn accept() -> HeaderMap {
     HeaderMap::from_iter([(ACCEPT, value)])
 }
 
-/// What the headers of an answer say. `None` if they do not say everything.
-fn head(
-    repository: &Repository,
-    reference: &Reference,
-    url: &Url,
-    response: &Response,
-) -> Result<Option<Descriptor>> {
-    let header = |name: &str| response.headers().get(name)?.to_str().ok();
-    let digest =
-        header(DIGEST).and_then(|text| text.parse::<Digest>().ok()).filter(|d| Hasher::new(d).is_ok());
-    let size = header(CONTENT_LENGTH.as_str()).and_then(|text| text.parse::<u64>().ok());
-    let kind = content_type(response).filter(|kind| ROOTS.contains(&kind.as_str()));
-    let (Some(digest), Some(size), Some(kind)) = (digest, size, kind) else {
-        return Ok(None);
-    };
-    if let Some(expected) = reference.digest().filter(|expected| **expected != digest) {
-        return Err(Error::DigestMismatch { url: shown(url), expected: expected.clone(), actual: digest });
-    }
-    let limit = repository.inner.settings.max_manifest_size;
-    if size > limit {
-        return Err(Error::TooLarge { url: shown(url), limit });
-    }
-    Ok(Some(Descriptor::new(MediaType::from(kind.as_str()), size, digest)))
+/// What one server is asked.
+struct Question<'a> {
+    server: &'a Server,
+    /// The repository.
+    name: &'a str,
+    reference: &'a Reference,
 }
 
-/// Reads the whole manifest: its digest is what its bytes hash to.
-async fn get(repository: &Repository, reference: &Reference, url: &Url) -> Result<Descriptor> {
-    let response = repository.request(Method::GET, url, &accept()).await?;
-    let header = content_type(&response);
-    let limit = repository.inner.settings.max_manifest_size;
-    let bytes = request::body(&repository.inner, &repository.host.name, url, response, limit).await?;
-    let digest = match reference.digest() {
-        None => sha256(&bytes),
-        Some(expected) => {
-            let mut hasher = Hasher::new(expected)
-                .map_err(|error| Error::Config { reason: format!("cannot check {reference}: {error}") })?;
-            hasher.update(&bytes);
-            let actual = hasher.finish();
-            if actual != *expected {
-                return Err(Error::DigestMismatch { url: shown(url), expected: expected.clone(), actual });
-            }
-            actual
+impl Question<'_> {
+    async fn ask(&self) -> Result<Descriptor> {
+        let url = self.server.url(&format!("{}/manifests/{}", self.name, self.reference.object()));
+        let head = Call::new(Method::HEAD, url.clone()).headers(accept());
+        let scopes = Scopes::pull(self.name);
+        let first = match self.reference.digest() {
+            None => self.server.request(&head, &scopes).await,
+            Some(digest) => match self.server.request_up_to(1, &head, &scopes).await {
+                // CNCF's registry answers 500 when a layer is asked for as a manifest. If it has the blob, that is the answer.
+                Err(Error::Status { status: 500.., .. }) => match self.blob(digest).await {
+                    Ok(found) => return Ok(found),
+                    Err(_) => self.server.request(&head, &scopes).await,
+                },
+                Err(error) if error.is_transient() => self.server.request(&head, &scopes).await,
+                answer => answer,
+            },
+        };
+        let answer = match first {
+            Ok(answer) => self.head(&url, &answer),
+            // Some registries refuse this method; what they say to GET counts.
+            Err(Error::Status { .. }) => Ok(None),
+            Err(error) => Err(error),
+        };
+        let answer = match answer {
+            Ok(None) => self.get(&url).await,
+            Ok(Some(descriptor)) => Ok(descriptor),
+            Err(error) => Err(error),
+        };
+        match (answer, self.reference.digest()) {
+            (Err(Error::NotFound { .. }), Some(digest)) => self.blob(digest).await,
+            (answer, _) => answer,
         }
-    };
-    let kind = kind(header.as_deref(), &bytes).map_err(|what| match what {
-        Unusable::SchemaOne => Error::SchemaOne { name: reference.to_string() },
-        Unusable::NoManifest => {
-            Error::BadResponse { url: shown(url), reason: "it is not an image manifest".into() }
-        }
-    })?;
-    Ok(Descriptor::new(MediaType::from(kind.as_str()), bytes.len() as u64, digest))
-}
+    }
 
-/// Something else that a digest may name: a layer, a config.
-async fn blob(repository: &Repository, reference: &Reference, digest: &Digest) -> Result<Descriptor> {
-    let url = repository.host.url(&repository.name, "blobs", digest.as_ref());
-    let response =
-        repository.request(Method::HEAD, &url, &HeaderMap::new()).await.map_err(|error| match error {
-            Error::NotFound { url, .. } => Error::NotFound { name: reference.to_string(), url },
-            error => error,
+    /// What the headers of an answer say. `None` if they do not say everything.
+    fn head(&self, url: &Url, answer: &Answer) -> Result<Option<Descriptor>> {
+        let digest = answer
+            .header(DIGEST)
+            .and_then(|text| text.parse::<Digest>().ok())
+            .filter(|digest| Hasher::new(digest).is_ok());
+        let size = answer.header(CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
+        let kind = content_type(answer).filter(|kind| ROOTS.contains(&kind.as_str()));
+        let (Some(digest), Some(size), Some(kind)) = (digest, size, kind) else {
+            return Ok(None);
+        };
+        if let Some(expected) = self.reference.digest().filter(|expected| **expected != digest) {
+            return Err(Error::DigestMismatch {
+                url: shown(url),
+                expected: expected.clone(),
+                actual: digest,
+            });
+        }
+        let limit = self.server.inner.settings.max_manifest_size;
+        if size > limit {
+            return Err(Error::TooLarge { url: shown(url), limit });
+        }
+        Ok(Some(Descriptor::new(MediaType::from(kind.as_str()), size, digest)))
+    }
+
+    /// Reads the whole manifest: its digest is what its bytes hash to.
+    async fn get(&self, url: &Url) -> Result<Descriptor> {
+        let limit = self.server.inner.settings.max_manifest_size;
+        let call = Call::get(url.clone()).headers(accept());
+        let (answer, bytes) = self.server.read(&call, &Scopes::pull(self.name), limit).await?;
+        let digest = match self.reference.digest() {
+            None => sha256(&bytes),
+            Some(expected) => checked(&bytes, expected, url)?,
+        };
+        let kind = kind(content_type(&answer).as_deref(), &bytes).map_err(|what| match what {
+            Unusable::SchemaOne => Error::SchemaOne { name: self.reference.to_string() },
+            Unusable::Because(reason) => Error::BadResponse { url: shown(url), reason },
         })?;
-    let length =
-        response.headers().get(CONTENT_LENGTH).and_then(|text| text.to_str().ok()?.parse::<u64>().ok());
-    let size = length.ok_or_else(|| Error::BadResponse {
-        url: shown(&url),
-        reason: "it does not say how long it is".into(),
-    })?;
-    Ok(Descriptor::new(MediaType::from("application/octet-stream"), size, digest.clone()))
+        Ok(Descriptor::new(MediaType::from(kind.as_str()), bytes.len() as u64, digest))
+    }
+
+    /// Something else that a digest may name: a layer, a config.
+    async fn blob(&self, digest: &Digest) -> Result<Descriptor> {
+        let url = self.server.url(&format!("{}/blobs/{digest}", self.name));
+        let call = Call::new(Method::HEAD, url.clone());
+        let answer = self.server.request(&call, &Scopes::pull(self.name)).await?;
+        let length = answer.header(CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
+        let size = length.ok_or_else(|| Error::BadResponse {
+            url: shown(&url),
+            reason: "it does not say how long it is".into(),
+        })?;
+        Ok(Descriptor::new(MediaType::from("application/octet-stream"), size, digest.clone()))
+    }
+}
+
+/// The digest of some bytes, which must be this one.
+pub(super) fn checked(bytes: &[u8], expected: &Digest, url: &Url) -> Result<Digest> {
+    let mut hasher = Hasher::new(expected)
+        .map_err(|error| Error::Config { reason: format!("cannot check {expected}: {error}") })?;
+    hasher.update(bytes);
+    let actual = hasher.finish();
+    match actual == *expected {
+        true => Ok(actual),
+        false => Err(Error::DigestMismatch { url: shown(url), expected: expected.clone(), actual }),
+    }
 }
 
 /// The media type without its parameters.
-fn content_type(response: &Response) -> Option<String> {
-    let header = response.headers().get(CONTENT_TYPE)?.to_str().ok()?;
-    Some(header.split(';').next()?.trim().to_ascii_lowercase())
+fn content_type(answer: &Answer) -> Option<String> {
+    Some(answer.header(CONTENT_TYPE)?.split(';').next()?.trim().to_ascii_lowercase())
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Unusable {
-    NoManifest,
+    /// It is none, or could as well be something else.
+    Because(String),
     SchemaOne,
 }
 
-/// What a manifest is: by the header, if that says it, else by the bytes.
+/// What a manifest is: by the header, if that says it, else by the bytes. They must not contradict each other.
 fn kind(header: Option<&str>, bytes: &[u8]) -> Result<String, Unusable> {
+    let none = |why: &str| Err(Unusable::Because(format!("it is not an image manifest: {why}")));
     let one = |kind: &str| DOCKER_SCHEMA_1.contains(&kind);
-    let json: Value = serde_json::from_slice(bytes).map_err(|_| Unusable::NoManifest)?;
+    let Ok(json) = serde_json::from_slice::<Value>(bytes) else {
+        return none("it is not JSON");
+    };
+    let has = |name: &str| json.get(name).is_some_and(|value| !value.is_null());
     let own = json.get("mediaType").and_then(Value::as_str);
     if header.is_some_and(one) || own.is_some_and(one) || json.get("schemaVersion") == Some(&Value::from(1)) {
         return Err(Unusable::SchemaOne);
     }
     let known = [header, own].into_iter().flatten().find(|kind| ROOTS.contains(kind));
-    match known {
-        Some(kind) => Ok(kind.to_owned()),
-        None if own.is_some() => Err(Unusable::NoManifest),
-        None if json.get("manifests").is_some() => Ok(MediaType::ImageIndex.to_string()),
-        None if json.get("layers").is_some() => Ok(MediaType::ImageManifest.to_string()),
-        None => Err(Unusable::NoManifest),
+    let kind = match known {
+        Some(kind) => kind.to_owned(),
+        None if own.is_some() => return none("it says to be something else"),
+        None if has("manifests") => MediaType::ImageIndex.to_string(),
+        None if has("layers") || has("config") => MediaType::ImageManifest.to_string(),
+        None => return none("it lists nothing"),
+    };
+    if let Some(own) = own.filter(|own| *own != kind) {
+        return none(&format!("it says to be {own}, and was sent as {kind}"));
+    }
+    // Bytes that mean one thing to one client and another to the next (CVE-2021-41190).
+    let index = is_index(&MediaType::from(kind.as_str()));
+    match if index { has("layers") || has("config") } else { has("manifests") } {
+        true => none("it is a manifest and an index at once"),
+        false => Ok(kind),
     }
 }
 
@@ -164,15 +204,27 @@ mod tests {
     #[test]
     fn a_manifest_is_known_by_its_header_or_by_its_bytes() {
         let oci = "application/vnd.oci.image.manifest.v1+json";
+        let index = "application/vnd.oci.image.index.v1+json";
         for (header, bytes, expected) in [
-            (Some(oci), "{}", Ok(oci)),
-            (Some("text/plain"), r#"{"layers":[]}"#, Ok(oci)),
-            (None, r#"{"manifests":[]}"#, Ok("application/vnd.oci.image.index.v1+json")),
-            (None, r#"{"schemaVersion":1}"#, Err(Unusable::SchemaOne)),
-            (Some("text/html"), "<html>", Err(Unusable::NoManifest)),
-            (None, r#"{"mediaType":"image/png"}"#, Err(Unusable::NoManifest)),
+            (Some(oci), "{}", oci),
+            (Some("text/plain"), r#"{"layers":[]}"#, oci),
+            (Some("text/plain"), r#"{"config":{},"manifests":null}"#, oci),
+            (None, r#"{"manifests":[]}"#, index),
         ] {
-            assert_eq!(kind(header, bytes.as_bytes()), expected.map(str::to_owned), "{bytes}");
+            assert_eq!(kind(header, bytes.as_bytes()), Ok(expected.to_owned()), "{bytes}");
         }
+        for (header, bytes, why) in [
+            (Some("text/html"), "<html>", "not JSON"),
+            (None, r#"{"mediaType":"image/png"}"#, "something else"),
+            (None, "{}", "lists nothing"),
+            (Some(oci), r#"{"mediaType":"application/vnd.oci.image.index.v1+json"}"#, "was sent as"),
+            (Some(oci), r#"{"layers":[],"manifests":[]}"#, "at once"),
+            (Some(index), r#"{"config":{},"manifests":[]}"#, "at once"),
+            (None, r#"{"manifests":[],"layers":[]}"#, "at once"),
+        ] {
+            let Err(Unusable::Because(reason)) = kind(header, bytes.as_bytes()) else { panic!("{bytes}") };
+            assert!(reason.contains(why), "{bytes}: {reason}");
+        }
+        assert_eq!(kind(None, br#"{"schemaVersion":1}"#), Err(Unusable::SchemaOne));
     }
 }

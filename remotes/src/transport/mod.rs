@@ -1,12 +1,15 @@
 //! One HTTP request at a time: what an embedder replaces to bring a client of its own.
 
+mod reqwest;
+
 use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use http::{HeaderMap, Method, Response};
 use url::Url;
 use windlass_content::ByteStream;
+
+pub(crate) use self::reqwest::Reqwest;
 
 /// Sends single HTTP requests.
 ///
@@ -63,8 +66,6 @@ impl Request {
 pub enum Body {
     /// Nothing.
     Empty,
-    /// These bytes, one after another. Their length is announced.
-    Chunks(Vec<Bytes>),
     /// As many bytes as are announced, as they come. The request fails if the stream does.
     Stream {
         /// How many bytes there are.
@@ -78,9 +79,6 @@ impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Empty => f.write_str("Empty"),
-            Self::Chunks(chunks) => {
-                write!(f, "Chunks({} bytes)", chunks.iter().map(Bytes::len).sum::<usize>())
-            }
             Self::Stream { length, .. } => write!(f, "Stream({length} bytes)"),
         }
     }
