@@ -87,6 +87,15 @@ pub enum Error {
         name: String,
     },
 
+    /// The content to push could not be read, or is not as long as its descriptor says.
+    #[error("cannot read {digest} to push it")]
+    Source {
+        /// What was to be pushed.
+        digest: Digest,
+        /// What the stream answered.
+        source: io::Error,
+    },
+
     /// The registry refused for a reason of its own.
     #[error("registry {host} answered {status} to {url}{}", detail(message))]
     Status {
@@ -148,13 +157,22 @@ pub enum Error {
         /// The registry's own words. Empty if it had none.
         message: String,
     },
+
+    /// The registry does not know an upload any more that it began. The same push may succeed, from its start.
+    #[error("the registry lost the upload of {digest} at {url}")]
+    UploadLost {
+        /// What was being pushed.
+        digest: Digest,
+        /// What was asked.
+        url: String,
+    },
 }
 
 impl Error {
     /// Whether the same call may succeed later without any change by the caller.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Transport { .. } => true,
+            Self::Connect { .. } | Self::Transport { .. } | Self::UploadLost { .. } => true,
             Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
             _ => false,
         }

@@ -24,5 +24,5 @@ pub use error::{Error, Result};
 pub use fetch_handler::{FetchHandler, ingest_key};
 pub use fetcher::{Fetcher, FromFn, from_fn};
 pub use pusher::{Pushed, Pusher};
-pub use registry::{Builder, ParallelFetch, Registry};
+pub use registry::{Builder, ParallelFetch, Registry, RegistryPusher};
 pub use resolver::{Resolved, Resolver};

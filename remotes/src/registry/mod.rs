@@ -17,12 +17,17 @@ mod exchange;
 mod fetch;
 mod health;
 mod limits;
+mod link;
+mod list;
 mod parallel;
+mod push;
 mod redirect;
+mod referrers;
 mod request;
 mod resolve;
 mod retry;
 mod server;
+mod upload;
 
 use std::sync::Arc;
 
@@ -36,6 +41,7 @@ use crate::{
 };
 
 pub use builder::{Builder, ParallelFetch};
+pub use push::RegistryPusher;
 
 use auth::Tokens;
 use health::Health;

@@ -21,7 +21,7 @@ use super::{
 use crate::{Error, Result, url::shown};
 
 /// The header in which a registry says what a manifest's digest is.
-const DIGEST: &str = "docker-content-digest";
+pub(super) const DIGEST: &str = "docker-content-digest";
 
 /// Asks one server after another what a reference stands for.
 pub(super) async fn resolve(repository: &Repository, reference: &Reference) -> Result<Descriptor> {

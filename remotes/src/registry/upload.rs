@@ -1,0 +1,311 @@
+//! The upload of one blob: mounted, in one request, or in chunks that are resumed (distribution spec, "Pushing blobs").
+
+use std::io;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{
+    HeaderValue, Method, StatusCode,
+    header::{CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE},
+};
+use oci_spec::image::Descriptor;
+use tokio::time::sleep;
+use url::Url;
+use windlass_content::ByteStream;
+
+use super::{
+    RegistryPusher, Server,
+    auth::Scopes,
+    exchange::{Answer, Call},
+    retry::Attempts,
+};
+use crate::{Error, Pushed, Result, url::shown};
+
+/// The least that a registry wants in a chunk.
+const CHUNK_MIN: &str = "oci-chunk-min-length";
+/// The largest chunk that is held in memory because a registry wants it, in bytes.
+const LARGEST_CHUNK: u64 = 64 << 20;
+
+/// Puts a blob, unless it is there.
+pub(super) async fn blob(
+    pusher: &RegistryPusher,
+    descriptor: &Descriptor,
+    content: ByteStream,
+) -> Result<Pushed> {
+    let upload = Upload { pusher, descriptor, scopes: Scopes::push(&pusher.repository) };
+    if upload.is_there().await? {
+        return Ok(Pushed::Existed);
+    }
+    for from in pusher.mount_from.iter().filter(|from| **from != pusher.repository) {
+        if upload.mounted(from).await? {
+            return Ok(Pushed::Mounted);
+        }
+    }
+    upload.send(Source::new(descriptor, content)).await?;
+    Ok(Pushed::Uploaded)
+}
+
+struct Upload<'a> {
+    pusher: &'a RegistryPusher,
+    descriptor: &'a Descriptor,
+    scopes: Scopes,
+}
+
+/// Where an upload goes on, and how much it wants at a time.
+struct Session {
+    location: Url,
+    chunk: u64,
+}
+
+impl Upload<'_> {
+    fn server(&self) -> &Server {
+        &self.pusher.server
+    }
+
+    async fn is_there(&self) -> Result<bool> {
+        let url =
+            self.server().url(&format!("{}/blobs/{}", self.pusher.repository, self.descriptor.digest()));
+        match self.server().request(&Call::new(Method::HEAD, url), &self.scopes).await {
+            Ok(_) => Ok(true),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks the registry to take the blob from another of its repositories.
+    async fn mounted(&self, from: &str) -> Result<bool> {
+        let mut url = self.uploads();
+        url.query_pairs_mut()
+            .append_pair("mount", self.descriptor.digest().as_ref())
+            .append_pair("from", from);
+        let scopes = self.scopes.clone().and(Scopes::pull(from));
+        match self.server().request(&Call::new(Method::POST, url).body(vec![]), &scopes).await {
+            Ok(answer) if answer.status == StatusCode::CREATED => Ok(true),
+            Ok(answer) => {
+                // It began an upload instead. Ours begins when all other repositories have been asked.
+                if let Ok(location) = location(&answer) {
+                    let cancel = Call::new(Method::DELETE, location);
+                    let _ = self.server().request_up_to(1, &cancel, &self.scopes).await;
+                }
+                Ok(false)
+            }
+            // Who may not read there, or has nothing there, sends the bytes.
+            Err(
+                Error::Unauthorized { .. } | Error::NotFound { .. } | Error::Status { status: 400..500, .. },
+            ) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn uploads(&self) -> Url {
+        self.server().url(&format!("{}/blobs/uploads/", self.pusher.repository))
+    }
+
+    /// Sends the blob, and begins anew what breaks as long as it is in memory.
+    async fn send(&self, mut source: Source<'_>) -> Result<()> {
+        let size = self.descriptor.size();
+        let mut session = self.begin().await?;
+        let mut chunk = Chunk { start: 0, bytes: source.take(session.chunk).await?, sent: 0 };
+        let settings = &self.server().inner.settings;
+        let mut attempts = Attempts::new(settings, true);
+        loop {
+            let whole = chunk.start == 0 && chunk.end() == size;
+            let outcome = match whole {
+                true => self.finish(&session, chunk.bytes.clone()).await.map(|()| None),
+                false => self.patch(&session, &chunk).await.map(Some),
+            };
+            match outcome {
+                Ok(None) => return Ok(()),
+                Ok(Some(location)) => {
+                    session.location = location;
+                    attempts = Attempts::new(settings, true);
+                    if chunk.end() == size {
+                        return self.finish(&session, vec![]).await;
+                    }
+                    chunk = Chunk { start: chunk.end(), bytes: source.take(session.chunk).await?, sent: 0 };
+                }
+                Err(error) => {
+                    let Some(wait) = attempts.after(&error, None) else {
+                        return Err(error);
+                    };
+                    tracing::debug!(%error, ?wait, digest = %self.descriptor.digest(), "resuming an upload");
+                    sleep(wait).await;
+                    match self.offset(&session).await {
+                        Some(offset) if !whole && (chunk.start..=chunk.end()).contains(&offset) => {
+                            chunk.sent = offset - chunk.start;
+                        }
+                        _ if chunk.start == 0 => (session, chunk.sent) = (self.begin().await?, 0),
+                        _ => {
+                            return Err(Error::UploadLost {
+                                digest: self.descriptor.digest().clone(),
+                                url: shown(&self.uploads()),
+                            });
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn begin(&self) -> Result<Session> {
+        let answer = self
+            .server()
+            .request(&Call::new(Method::POST, self.uploads()).body(vec![]), &self.scopes)
+            .await?;
+        let wanted = answer.header(CHUNK_MIN).and_then(|least| least.parse::<u64>().ok()).unwrap_or_default();
+        if wanted > LARGEST_CHUNK && self.descriptor.size() > LARGEST_CHUNK {
+            let reason = format!("it wants chunks of {wanted} bytes; {LARGEST_CHUNK} is the limit");
+            return Err(Error::BadResponse { url: shown(&answer.url), reason });
+        }
+        let own = self.server().inner.settings.upload_chunk.get() as u64;
+        Ok(Session { location: location(&answer)?, chunk: own.max(wanted) })
+    }
+
+    /// Sends what is left of a chunk, and gives the place of the next one.
+    async fn patch(&self, session: &Session, chunk: &Chunk) -> Result<Url> {
+        let (start, end) = (chunk.start + chunk.sent, chunk.end());
+        if start == end {
+            return Ok(session.location.clone());
+        }
+        let mut call = Call::new(Method::PATCH, session.location.clone()).body(chunk.rest());
+        call.headers.insert(CONTENT_TYPE, octets());
+        let range = format!("{start}-{}", end - 1);
+        call.headers
+            .insert(CONTENT_RANGE, HeaderValue::from_str(&range).expect("a range is printable ASCII"));
+        // A part of it may be there after a failure, so it is not simply sent again.
+        let answer =
+            self.server().request_up_to(1, &call, &self.scopes).await.map_err(|error| self.lost(error))?;
+        location(&answer)
+    }
+
+    /// Completes the upload, with its last bytes.
+    async fn finish(&self, session: &Session, bytes: Vec<Bytes>) -> Result<()> {
+        let mut url = session.location.clone();
+        url.query_pairs_mut().append_pair("digest", self.descriptor.digest().as_ref());
+        let mut call = Call::new(Method::PUT, url).body(bytes);
+        call.headers.insert(CONTENT_TYPE, octets());
+        let Err(error) = self.server().request_up_to(1, &call, &self.scopes).await else {
+            return Ok(());
+        };
+        let error = self.lost(error);
+        // The answer may have been lost on its way, and not the blob.
+        match error.is_transient() && self.is_there().await? {
+            true => Ok(()),
+            false => Err(error),
+        }
+    }
+
+    /// How many bytes have arrived. `None` if the upload is lost.
+    async fn offset(&self, session: &Session) -> Option<u64> {
+        let answer = self.server().request(&Call::get(session.location.clone()), &self.scopes).await.ok()?;
+        let (first, last) = answer.header(RANGE)?.trim_start_matches("bytes=").split_once('-')?;
+        // `0-0` is what registries say of an empty upload, too. One byte more or less is found out by the next request.
+        let last = last.parse::<u64>().ok().filter(|_| first == "0")?;
+        Some(if last == 0 { 0 } else { last.checked_add(1)? })
+    }
+
+    /// An upload that the registry does not know, or knows otherwise, may be begun anew.
+    fn lost(&self, error: Error) -> Error {
+        match error {
+            Error::NotFound { url, .. } | Error::Status { status: 416, url, .. } => {
+                Error::UploadLost { digest: self.descriptor.digest().clone(), url }
+            }
+            error => error,
+        }
+    }
+}
+
+/// A part of the blob that is in memory.
+struct Chunk {
+    /// Where in the blob it begins.
+    start: u64,
+    bytes: Vec<Bytes>,
+    /// How many of its bytes have arrived.
+    sent: u64,
+}
+
+impl Chunk {
+    fn end(&self) -> u64 {
+        self.start + self.bytes.iter().map(|bytes| bytes.len() as u64).sum::<u64>()
+    }
+
+    /// The bytes that have not arrived.
+    fn rest(&self) -> Vec<Bytes> {
+        let mut skip = usize::try_from(self.sent).expect("it is no more than what is in memory");
+        let mut rest = Vec::new();
+        for bytes in &self.bytes {
+            let skipped = skip.min(bytes.len());
+            skip -= skipped;
+            rest.push(bytes.slice(skipped..));
+        }
+        rest
+    }
+}
+
+/// The bytes of a blob, taken in parts, and as many as its descriptor says.
+pub(super) struct Source<'a> {
+    descriptor: &'a Descriptor,
+    content: ByteStream,
+    /// What came with the last part, but did not fit.
+    left: Bytes,
+    taken: u64,
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn new(descriptor: &'a Descriptor, content: ByteStream) -> Self {
+        Self { descriptor, content, left: Bytes::new(), taken: 0 }
+    }
+
+    /// The next bytes: `most` of them, or fewer at the end.
+    pub(super) async fn take(&mut self, most: u64) -> Result<Vec<Bytes>> {
+        let size = self.descriptor.size();
+        let mut wanted = most.min(size - self.taken);
+        let mut parts = Vec::new();
+        while wanted > 0 {
+            if self.left.is_empty() {
+                self.left = match self.content.next().await {
+                    Some(bytes) => bytes.map_err(|source| self.failed(source))?,
+                    None => {
+                        let text = format!("there are {} bytes instead of {size}", self.taken);
+                        return Err(self.failed(io::Error::new(io::ErrorKind::UnexpectedEof, text)));
+                    }
+                };
+            }
+            let part = self.left.split_to(self.left.len().min(usize::try_from(wanted).unwrap_or(usize::MAX)));
+            wanted -= part.len() as u64;
+            self.taken += part.len() as u64;
+            if !part.is_empty() {
+                parts.push(part);
+            }
+        }
+        let at_end = self.taken == size;
+        if at_end
+            && (!self.left.is_empty()
+                || matches!(self.content.next().await, Some(Ok(more)) if !more.is_empty()))
+        {
+            let text = format!("there are more than {size} bytes");
+            return Err(self.failed(io::Error::new(io::ErrorKind::InvalidData, text)));
+        }
+        Ok(parts)
+    }
+
+    fn failed(&self, source: io::Error) -> Error {
+        Error::Source { digest: self.descriptor.digest().clone(), source }
+    }
+}
+
+/// Where an answer says that the upload goes on.
+fn location(answer: &Answer) -> Result<Url> {
+    let bad = |reason: &str| Error::BadResponse { url: shown(&answer.url), reason: reason.into() };
+    let location = answer.header(LOCATION).and_then(|location| answer.url.join(location).ok());
+    let location =
+        location.filter(Url::has_host).ok_or_else(|| bad("it does not say where the upload goes on"))?;
+    match (answer.url.scheme(), location.scheme()) {
+        (_, "https") | ("http", "http") => Ok(location),
+        _ => Err(bad("it leads an upload from TLS to something else")),
+    }
+}
+
+fn octets() -> HeaderValue {
+    HeaderValue::from_static("application/octet-stream")
+}
