@@ -1,6 +1,7 @@
 //! Which servers answer for a registry's name: itself, and its mirrors.
 
 mod defaults;
+mod dir;
 
 use std::{fmt, sync::Arc};
 
@@ -11,6 +12,7 @@ use url::Url;
 use crate::{Result, transport::Connection};
 
 pub(crate) use defaults::default_endpoint;
+pub use dir::HostsDir;
 
 /// Says which servers answer for a registry's name, and how to reach them.
 #[async_trait]
