@@ -37,7 +37,7 @@ pub enum Event {
         /// How many of its bytes are there, those of an earlier try included.
         offset: u64,
     },
-    /// The node was in the store already.
+    /// The node was there already: in the store, or, of a push, in the registry.
     Exists {
         /// The node.
         descriptor: Descriptor,
@@ -47,6 +47,25 @@ pub enum Event {
         /// The node.
         descriptor: Descriptor,
         /// How many bytes came over the network for it in this pull.
+        transferred: u64,
+    },
+    /// Bytes go to a registry. A count, so that a missed event does no harm.
+    Uploading {
+        /// The node.
+        descriptor: Descriptor,
+        /// How many of its bytes have been taken from where they come from.
+        offset: u64,
+    },
+    /// The registry took the node from another of its repositories.
+    Mounted {
+        /// The node.
+        descriptor: Descriptor,
+    },
+    /// All bytes are in the registry.
+    Uploaded {
+        /// The node.
+        descriptor: Descriptor,
+        /// How many bytes were read to be sent, those included that were sent twice.
         transferred: u64,
     },
     /// The layer is being applied. A count, so that a missed event does no harm.
@@ -69,9 +88,9 @@ impl Event {
     /// The node and the kind of an event that a newer one of the same kind makes worthless.
     fn count_of(&self) -> Option<(&Descriptor, Discriminant<Self>)> {
         match self {
-            Self::Downloading { descriptor, .. } | Self::Unpacking { descriptor, .. } => {
-                Some((descriptor, discriminant(self)))
-            }
+            Self::Downloading { descriptor, .. }
+            | Self::Uploading { descriptor, .. }
+            | Self::Unpacking { descriptor, .. } => Some((descriptor, discriminant(self))),
             _ => None,
         }
     }

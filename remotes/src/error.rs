@@ -169,6 +169,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// What went wrong at a node of a walk that this crate made.
+    pub(crate) fn from_walk(error: windlass_images::Error) -> Self {
+        match error {
+            windlass_images::Error::Handler { source, digest, .. } => match source.downcast::<Self>() {
+                Ok(error) => *error,
+                Err(source) => Self::Source { digest, source: io::Error::other(source) },
+            },
+            error => Self::Config { reason: error.to_string() },
+        }
+    }
+
     /// Whether the same call may succeed later without any change by the caller.
     pub fn is_transient(&self) -> bool {
         match self {

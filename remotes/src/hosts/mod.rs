@@ -1,6 +1,7 @@
 //! Which servers answer for a registry's name: itself, and its mirrors.
 
 mod defaults;
+mod dir;
 
 use std::{fmt, sync::Arc};
 
@@ -11,6 +12,7 @@ use url::Url;
 use crate::{Result, transport::Connection};
 
 pub(crate) use defaults::{default_endpoint, is_loopback};
+pub use dir::HostsDir;
 
 /// Says which servers answer for a registry's name, and how to reach them.
 #[async_trait]
@@ -54,8 +56,11 @@ impl Endpoint {
         }
     }
 
-    /// Its name, with the port if it is not the scheme's own: what credentials are kept under.
+    /// Its name, with the port if it is not the scheme's own, or the path of its socket: what credentials are kept under.
     pub fn name(&self) -> String {
+        if let Some(path) = &self.connection.unix_socket {
+            return format!("unix:{}", path.display());
+        }
         let host = self.url.host_str().unwrap_or_default();
         match self.url.port() {
             Some(port) => format!("{host}:{port}"),

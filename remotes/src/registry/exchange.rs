@@ -141,7 +141,7 @@ impl Server {
         };
         let response = response.map_err(|error| self.failure(url, error));
         if at_home {
-            self.inner.health.note(&self.endpoint.url, &response);
+            self.inner.health.note(&self.endpoint, &response);
         }
         let (parts, body) = response?.into_parts();
         Ok(Answer { url: url.clone(), status: parts.status, headers: parts.headers, body })

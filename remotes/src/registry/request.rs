@@ -31,7 +31,7 @@ impl Server {
 
     /// As [`request`](Self::request), with no more attempts than that.
     pub(super) async fn request_up_to(&self, most: u32, call: &Call, scopes: &Scopes) -> Result<Answer> {
-        let known = self.inner.health.has_answered(&self.endpoint.url);
+        let known = self.inner.health.has_answered(&self.endpoint);
         let mut attempts = Attempts::new(&self.inner.settings, known).at_most(most);
         loop {
             let outcome = self.authenticated(call, scopes).await;

@@ -64,7 +64,7 @@ impl Server {
     }
 
     fn is_dead(&self) -> bool {
-        self.inner.health.is_dead(&self.endpoint.url)
+        self.inner.health.is_dead(&self.endpoint)
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, header::WWW_AUTHENTICATE};
+use url::Url;
 
 use super::Server;
 use crate::{Result, credentials::Credential};
@@ -25,7 +26,7 @@ pub(crate) use challenge::parse as parse_challenge;
 /// What was learned about who asks, per server and scope. Failures are not kept.
 #[derive(Default)]
 pub(super) struct Tokens {
-    slots: Mutex<HashMap<(String, String), Slot>>,
+    slots: Mutex<HashMap<(String, Url, Scopes), Slot>>,
 }
 
 /// Whoever holds the lock is the one that asks for a new token; the others wait for it.
@@ -85,7 +86,7 @@ impl Tokens {
     }
 
     fn slot(&self, server: &Server, scopes: &Scopes) -> Slot {
-        let key = (server.endpoint.url.to_string(), scopes.to_string());
+        let key = (server.endpoint.name(), server.endpoint.url.clone(), scopes.clone());
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone()
     }
 }
