@@ -1,10 +1,20 @@
 //! Who asks: passwords and tokens, each for the host that it is for.
 
+mod auth_file;
+mod auth_files;
+mod disk;
+mod edit;
+mod helper;
+mod json;
+mod key;
+
 use std::{collections::BTreeMap, fmt};
 
 use async_trait::async_trait;
 
 use crate::Result;
+
+pub use auth_files::{AuthFiles, Stored};
 
 /// Knows who to be at a registry.
 #[async_trait]
@@ -66,5 +76,18 @@ impl fmt::Debug for Secret {
 impl Credentials for BTreeMap<String, Credential> {
     async fn find(&self, host: &str, _repository: Option<&str>) -> Result<Option<Credential>> {
         Ok(self.get(host).cloned())
+    }
+}
+
+/// Takes any bytes for a file of credentials, asks it and edits it. For fuzzers: it must not panic.
+#[doc(hidden)]
+pub fn fuzz_auth_file(bytes: &[u8]) {
+    let host = "r.example";
+    if let Ok(file) = auth_file::AuthFile::parse(bytes) {
+        let _ = file.source(host, Some("team/app"));
+        let written = edit::set(bytes, host, &edit::Entry::InHelper).expect("what parses can be edited");
+        auth_file::AuthFile::parse(&written).expect("what was edited parses");
+        let removed = edit::remove(&written, host).expect("what was edited parses");
+        auth_file::AuthFile::parse(&removed.expect("it was there")).expect("what was edited parses");
     }
 }
