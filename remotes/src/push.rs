@@ -1,4 +1,5 @@
 use std::{
+    cmp::Reverse,
     collections::{HashMap, HashSet},
     io,
     num::NonZeroUsize,
@@ -10,7 +11,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
-use oci_spec::image::Descriptor;
+use oci_spec::image::{Descriptor, Digest};
 use windlass_content::{ByteStream, hash::Hasher};
 use windlass_images::{
     BoxError, Next, dispatch,
@@ -65,6 +66,9 @@ struct Push {
     progress: Progress,
 }
 
+/// Each node, and what it lists.
+type Found = HashMap<Digest, (Descriptor, Vec<Descriptor>)>;
+
 /// What is to be put, in this order.
 struct Graph {
     blobs: Vec<Descriptor>,
@@ -75,14 +79,15 @@ struct Graph {
 impl Push {
     /// Reads all manifests and indexes from `root` on.
     async fn graph(&self, root: &Descriptor, limit: NonZeroUsize) -> Result<Graph> {
-        let found = Arc::new(Mutex::new(HashMap::<Descriptor, Vec<Descriptor>>::new()));
+        let found = Arc::new(Mutex::new(Found::new()));
         let (this, all) = (self.clone(), found.clone());
         let read = move |node: Descriptor| {
             let (this, all) = (this.clone(), all.clone());
             async move {
                 this.progress.send(Event::Waiting { descriptor: node.clone() });
                 let children = this.children(&node).await?;
-                all.lock().unwrap_or_else(PoisonError::into_inner).insert(node, children.clone());
+                let entry = (node.digest().clone(), (node, children.clone()));
+                all.lock().unwrap_or_else(PoisonError::into_inner).extend([entry]);
                 Ok::<_, BoxError>(Next::Visit(children))
             }
         };
@@ -178,23 +183,23 @@ impl Push {
 }
 
 /// Blobs first, then each manifest or index after all that it lists.
-fn in_order(mut found: HashMap<Descriptor, Vec<Descriptor>>) -> Graph {
-    let mut blobs: Vec<_> = found.keys().filter(|node| !is_document(node)).cloned().collect();
-    blobs.sort_by_key(Descriptor::size);
+fn in_order(mut found: Found) -> Graph {
+    let mut blobs: Vec<_> =
+        found.values().filter(|(node, _)| !is_document(node)).map(|(node, _)| node.clone()).collect();
     // The largest ones first: they take longest.
-    blobs.reverse();
-    found.retain(|node, _| is_document(node));
+    blobs.sort_by_key(|node| Reverse(node.size()));
+    found.retain(|_, (node, _)| is_document(node));
     let mut documents = Vec::new();
     while !found.is_empty() {
-        let open: HashSet<_> = found.keys().map(|node| node.digest().clone()).collect();
-        let ready = |children: &[Descriptor]| children.iter().all(|child| !open.contains(child.digest()));
-        let level: Vec<_> =
-            found.iter().filter(|(_, children)| ready(children)).map(|(node, _)| node.clone()).collect();
-        // Nothing lists itself, since digests were checked. The rest goes together, rather than round and round.
-        let level = if level.is_empty() { found.keys().cloned().collect() } else { level };
-        for node in &level {
-            found.remove(node);
-        }
+        let open: HashSet<_> = found.keys().cloned().collect();
+        let is_ready = |children: &[Descriptor]| children.iter().all(|child| !open.contains(child.digest()));
+        let mut level = Vec::new();
+        found.retain(|_, (node, children)| {
+            let ready = is_ready(children);
+            level.extend(ready.then(|| node.clone()));
+            !ready
+        });
+        assert!(!level.is_empty(), "what lists itself would have to contain its own digest");
         documents.push(level);
     }
     Graph { blobs, documents }
