@@ -13,6 +13,9 @@ pub mod credentials;
 mod error;
 mod fetch_handler;
 mod fetcher;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod hosts;
 mod push;
 mod pusher;

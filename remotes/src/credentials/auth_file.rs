@@ -360,14 +360,14 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_a_file_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
-            super::super::fuzz_auth_file(&bytes);
+            super::super::exercise(&bytes);
         }
 
         #[test]
         fn anything_like_a_file_is_a_file_or_an_error(
             text in r#"\{"(auths|credHelpers|credsStore)": ?(\{"[a-z./:]{0,9}": ?(\{"(auth|password)": ?("[A-Za-z0-9=]{0,8}"|null|3)\}|"[a-z/]{0,4}"|null|\[)?\}|"[a-z]{0,3}"|null)\}?"#,
         ) {
-            super::super::fuzz_auth_file(text.as_bytes());
+            super::super::exercise(text.as_bytes());
         }
     }
 }

@@ -79,9 +79,9 @@ impl Credentials for BTreeMap<String, Credential> {
     }
 }
 
-/// Takes any bytes for a file of credentials, asks it and edits it. For fuzzers: it must not panic.
-#[doc(hidden)]
-pub fn fuzz_auth_file(bytes: &[u8]) {
+/// Takes any bytes for a file of credentials, asks it and edits it: whatever the bytes are, nothing panics.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn exercise(bytes: &[u8]) {
     let host = "r.example";
     if let Ok(file) = auth_file::AuthFile::parse(bytes) {
         let _ = file.source(host, Some("team/app"));

@@ -13,6 +13,8 @@ use crate::{Result, transport::Connection};
 
 pub(crate) use defaults::{default_endpoint, is_loopback};
 pub use dir::HostsDir;
+#[cfg(fuzzing)]
+pub(crate) use dir::exercise;
 
 /// Says which servers answer for a registry's name, and how to reach them.
 #[async_trait]

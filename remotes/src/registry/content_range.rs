@@ -2,14 +2,14 @@
 
 /// `bytes first-last/total`. The total is unknown if it is `*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ContentRange {
-    pub(super) first: u64,
-    pub(super) last: u64,
-    pub(super) total: Option<u64>,
+pub(crate) struct ContentRange {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    pub(crate) total: Option<u64>,
 }
 
 /// Reads the header. `None` if it is not a range of bytes.
-pub(super) fn parse(header: &str) -> Option<ContentRange> {
+pub(crate) fn parse(header: &str) -> Option<ContentRange> {
     let (range, total) = header.trim().strip_prefix("bytes ")?.trim().split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (first, last) = (number(first)?, number(last)?);

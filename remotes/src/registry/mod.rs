@@ -43,6 +43,11 @@ use crate::{
 pub use builder::{Builder, ParallelFetch};
 pub use push::RegistryPusher;
 
+#[cfg(fuzzing)]
+pub(crate) use self::{
+    auth::parse_challenge, content_range::parse as parse_content_range, link::next as next_link,
+};
+
 use auth::Tokens;
 use health::Health;
 use limits::Limits;

@@ -74,6 +74,15 @@ pub(super) fn parse(bytes: &[u8], folder: &Path) -> Result<HostsFile, Flaw> {
     Ok(HostsFile { mirrors, server, warnings })
 }
 
+/// Takes any bytes for a file, and asks it: whatever the bytes are, nothing panics, and a good file names a server.
+#[cfg(fuzzing)]
+pub(crate) fn exercise(bytes: &[u8]) {
+    if let Ok(file) = parse(bytes, Path::new("/certs.d/a.example")) {
+        let default = crate::hosts::default_endpoint("a.example", false).expect("it is a host");
+        assert!(!file.endpoints("a.example", default).is_empty());
+    }
+}
+
 impl HostsFile {
     /// The servers for `host`. `default` is its own server if the file names no other.
     pub(super) fn endpoints(self, host: &str, default: Endpoint) -> Vec<Endpoint> {

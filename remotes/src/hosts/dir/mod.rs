@@ -16,6 +16,9 @@ use std::{
 use async_trait::async_trait;
 use tokio::task::spawn_blocking;
 
+#[cfg(fuzzing)]
+pub(crate) use file::exercise;
+
 use super::{Endpoint, Hosts};
 use crate::{Error, Result};
 

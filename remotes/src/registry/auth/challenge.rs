@@ -2,7 +2,7 @@
 
 /// One challenge: a scheme and its parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Challenge {
+pub(crate) struct Challenge {
     /// In lower case: `bearer`.
     pub(super) scheme: String,
     /// Names in lower case, values without their quotes.
@@ -16,7 +16,7 @@ impl Challenge {
 }
 
 /// Reads a header that may hold several challenges. What cannot be understood ends the list.
-pub(super) fn parse(header: &str) -> Vec<Challenge> {
+pub(crate) fn parse(header: &str) -> Vec<Challenge> {
     let mut challenges: Vec<Challenge> = Vec::new();
     let mut rest = header;
     loop {
