@@ -6,7 +6,8 @@
 //!           FetchHandler ◀──Fetcher::fetch──bytes──▶ content::Writer
 //! ```
 //!
-//! [`Registry`] speaks the OCI distribution protocol. A [`Fetcher`] gives bytes that nobody has verified yet: the
+//! [`Registry`] speaks the OCI distribution protocol; [`local`] reads image layouts and archives; [`from_provider`]
+//! makes a content store the place where things are. A [`Fetcher`] gives bytes that nobody has verified yet: the
 //! content store's writer does that.
 
 pub mod credentials;
@@ -14,6 +15,8 @@ mod error;
 mod fetch_handler;
 mod fetcher;
 pub mod hosts;
+pub mod local;
+mod provider;
 mod pusher;
 mod registry;
 mod resolver;
@@ -23,6 +26,7 @@ mod url;
 pub use error::{Error, Result};
 pub use fetch_handler::{FetchHandler, ingest_key};
 pub use fetcher::{Fetcher, FromFn, from_fn};
+pub use provider::{FromProvider, from_provider};
 pub use pusher::{Pushed, Pusher};
 pub use registry::{Builder, Registry};
 pub use resolver::{Resolved, Resolver};
