@@ -16,6 +16,8 @@ mod fetch_handler;
 mod fetcher;
 pub mod hosts;
 pub mod local;
+#[cfg(feature = "oci-client")]
+mod oci_client;
 mod provider;
 mod pusher;
 mod registry;
@@ -26,6 +28,8 @@ mod url;
 pub use error::{Error, Result};
 pub use fetch_handler::{FetchHandler, ingest_key};
 pub use fetcher::{Fetcher, FromFn, from_fn};
+#[cfg(feature = "oci-client")]
+pub use oci_client::OciClient;
 pub use provider::{FromProvider, from_provider};
 pub use pusher::{Pushed, Pusher};
 pub use registry::{Builder, Registry};
