@@ -98,8 +98,20 @@ impl Windlass {
     ///
     /// As [`pull`](Self::pull).
     pub async fn pull_with(&self, reference: &Reference, options: PullOptions) -> Result<Pulled> {
+        self.pull_resolved(self.resolver().resolve(reference).await?, options).await
+    }
+
+    /// Pulls what was resolved already, from wherever it is: a local file, such as
+    /// [`Source`](windlass_remotes::local::Source) finds, or another resolver than this folder's own.
+    ///
+    /// It is recorded under [`Resolved::name`].
+    ///
+    /// # Errors
+    ///
+    /// As [`pull`](Self::pull).
+    pub async fn pull_resolved(&self, resolved: Resolved, options: PullOptions) -> Result<Pulled> {
         let PullOptions { platforms, progress, unpack } = options;
-        let Resolved { name, descriptor: target, fetcher } = self.resolver().resolve(reference).await?;
+        let Resolved { name, descriptor: target, fetcher } = resolved;
         if !media_type::is_index(target.media_type()) && !media_type::is_manifest(target.media_type()) {
             return Err(Error::NotAnImage { name, media_type: target.media_type().to_string() });
         }

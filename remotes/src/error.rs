@@ -5,12 +5,21 @@ use oci_spec::image::Digest;
 /// The result of this crate's calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a registry, or the way to it, refused.
+/// Why a registry, or the way to it, or an image in a local file, refused.
 ///
 /// URLs in it carry neither queries nor passwords.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A local file has several images, and the caller did not say which one is wanted.
+    #[error("{} has several images; choose one of {available}", path.display())]
+    Ambiguous {
+        /// The folder or archive.
+        path: PathBuf,
+        /// The names of its images, or the digests of those that have none, separated by commas.
+        available: String,
+    },
+
     /// The registry answered something that the protocol does not allow.
     #[error("{url} gave an answer that cannot be used: {reason}")]
     BadResponse {
@@ -27,6 +36,10 @@ pub enum Error {
         reason: String,
     },
 
+    /// A content store that content was to be read from refused.
+    #[error(transparent)]
+    Content(#[from] windlass_content::Error),
+
     /// No connection came about: a wrong name or port, or the registry is down.
     #[error("registry {host} does not answer")]
     Connect {
@@ -41,7 +54,7 @@ pub enum Error {
     /// The bytes are not the ones that the digest names. Asking again rarely helps.
     #[error("{url} gave content of digest {actual} instead of {expected}")]
     DigestMismatch {
-        /// What was asked.
+        /// What was asked: a URL or a path.
         url: String,
         /// What was wanted.
         expected: Digest,
@@ -52,7 +65,7 @@ pub enum Error {
     /// A file that says how to reach or to enter registries, or a local image, cannot be used.
     #[error("cannot use {}{}: {reason}", path.display(), line.map(|line| format!(", line {line}")).unwrap_or_default())]
     File {
-        /// The file.
+        /// The file. The name of an entry follows the path of its archive.
         path: PathBuf,
         /// Where in it, counted from 1, if that is known.
         line: Option<usize>,
@@ -72,13 +85,17 @@ pub enum Error {
     },
 
     /// There is nothing of that name. Some registries also answer so for what may not be read.
-    #[error("{name} not found in the registry")]
+    #[error("{name} not found in {}", place(url))]
     NotFound {
         /// The reference, or the repository and digest, that was asked for.
         name: String,
-        /// What was asked.
+        /// What was asked: a URL, or the local place in words.
         url: String,
     },
+
+    /// The name of an image is malformed.
+    #[error(transparent)]
+    Reference(#[from] windlass_reference::Error),
 
     /// The image is in Docker's format of before 2016, which this crate does not read.
     #[error("{name} is a Docker schema 1 image, which is not supported; push it again with a current tool")]
@@ -119,7 +136,7 @@ pub enum Error {
     /// The answer is larger than the limit.
     #[error("{url} has more than {limit} bytes, which is the limit for such answers")]
     TooLarge {
-        /// What was asked.
+        /// What was asked: a URL or a path.
         url: String,
         /// The limit, in bytes.
         limit: u64,
@@ -194,6 +211,14 @@ fn detail(message: &str) -> String {
     match message.is_empty() {
         true => String::new(),
         false => format!(": {message}"),
+    }
+}
+
+/// Where something was looked for, as people say it: not every one of them wants to read a URL.
+fn place(url: &str) -> &str {
+    match url.starts_with("http://") || url.starts_with("https://") {
+        true => "the registry",
+        false => url,
     }
 }
 

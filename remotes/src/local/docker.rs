@@ -1,0 +1,247 @@
+use std::{
+    collections::HashMap,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use oci_spec::image::{Descriptor, Digest, MediaType};
+use serde::{Deserialize, Serialize};
+use windlass_content::{
+    Blob, ByteStream,
+    hash::{Hasher, sha256},
+};
+use windlass_images::view::Config;
+use windlass_reference::Reference;
+
+use super::{
+    archive::Archive,
+    blocking,
+    files::{BlobFetcher, Files, Span, not_found, wrong_size},
+    hybrid,
+    names::{Named, Wanted, choose},
+    oci::{malformed, parse_json},
+};
+use crate::{Fetcher, Resolved, Resolver, Result};
+
+const MANIFEST: &str = "manifest.json";
+/// How much of a compressed layer is hashed at once, in bytes.
+const CHUNK: usize = 256 << 10;
+
+/// The images in an archive of `docker save`, which is not compressed.
+///
+/// Such an archive names files, but no manifest, so one is made: an OCI manifest, because only OCI has media types for
+/// layers that are not compressed, or are with zstd. The same archive always gives the same manifest. An archive that is
+/// an OCI image layout as well (Docker 25 and later) keeps the manifest it has.
+///
+/// As a [`Resolver`] it takes a [`Reference`] to mean the image that has it among its tags. A digest means the image of
+/// that ID, which is the digest of its config. Cheap to clone. The archive must not be changed while it is open.
+#[derive(Clone, Debug)]
+pub struct DockerArchive {
+    files: Arc<dyn Files>,
+    images: Arc<[Saved]>,
+}
+
+/// One image of `manifest.json`, as files of the archive.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Saved {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Option<Vec<String>>,
+}
+
+impl DockerArchive {
+    /// Opens an archive, and reads its headers once. Blocks on the disk.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`](crate::Error::Io), and [`Error::File`](crate::Error::File) if it has no `manifest.json`, is
+    /// compressed, or has sparse entries.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let files: Arc<dyn Files> = Arc::new(Archive::open(path.as_ref())?);
+        let images: Vec<Saved> = parse_json(&*files, MANIFEST, &files.read(MANIFEST)?)?;
+        Ok(Self { files, images: images.into() })
+    }
+
+    /// Finds the image of a name such as `redis:7`, of a tag, or of an ID (`sha256:…`); without one the only image.
+    ///
+    /// It is recorded under its first name, or as `localhost/FILE:latest` if it has none. A layer that is compressed in
+    /// the archive is read once, for its digest.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`](crate::Error::NotFound) and [`Error::Ambiguous`](crate::Error::Ambiguous), both of which say
+    /// what there is. [`Error::File`](crate::Error::File) if the image names files that are not there, or has not as
+    /// many layers as its config says.
+    pub async fn resolve_tag(&self, tag: Option<&str>) -> Result<Resolved> {
+        self.resolve_wanted(Wanted::text(tag)).await
+    }
+
+    async fn resolve_wanted(&self, wanted: Wanted) -> Result<Resolved> {
+        let this = self.clone();
+        blocking(move || {
+            let names: Vec<_> =
+                this.images.iter().enumerate().flat_map(|(image, saved)| saved.names(image)).collect();
+            let (chosen, name) = choose(this.files.path(), &names, &wanted)?;
+            let (descriptor, fetcher) = this.images[chosen.image].open(&this.files)?;
+            Ok(Resolved { name, descriptor, fetcher })
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Resolver for DockerArchive {
+    async fn resolve(&self, reference: &Reference) -> Result<Resolved> {
+        self.resolve_wanted(Wanted::Reference(reference.clone())).await
+    }
+}
+
+impl Saved {
+    fn names(&self, image: usize) -> Vec<Named> {
+        let named = |tag| Named::new(image, self.id(), &[tag]);
+        match self.repo_tags.as_deref() {
+            None | Some([]) => vec![named(None)],
+            Some(tags) => tags.iter().map(|tag| named(Some(tag))).collect(),
+        }
+    }
+
+    /// The image's ID, if the config is named after it: `HEX.json`, or `blobs/sha256/HEX`.
+    fn id(&self) -> String {
+        let hex = self.config.strip_prefix("blobs/sha256/").or_else(|| self.config.strip_suffix(".json"));
+        hex.map_or_else(|| self.config.clone(), |hex| format!("sha256:{hex}"))
+    }
+
+    /// The image's manifest, and where it and all that it names can be fetched.
+    fn open(&self, files: &Arc<dyn Files>) -> Result<(Descriptor, Arc<dyn Fetcher>)> {
+        let config = files.read(&self.config)?;
+        let config_node = Descriptor::new(MediaType::ImageConfig, config.len() as u64, sha256(&config));
+        if let Some(manifest) = hybrid::manifest_of(&**files, config_node.digest())? {
+            return Ok((manifest, Arc::new(BlobFetcher(files.clone()))));
+        }
+
+        let mut blobs = HashMap::new();
+        let layers = self.layers(files, &config_node, &config, &mut blobs)?;
+        let manifest = manifest(&config_node, &layers);
+        let node = Descriptor::new(MediaType::ImageManifest, manifest.len() as u64, sha256(&manifest));
+        blobs.insert(config_node.digest().clone(), in_memory(config));
+        blobs.insert(node.digest().clone(), in_memory(manifest));
+        Ok((node, Arc::new(SavedFetcher { path: files.path().into(), blobs })))
+    }
+
+    /// The layers, lowest first, whose files go to `blobs`.
+    fn layers(
+        &self,
+        files: &Arc<dyn Files>,
+        config_node: &Descriptor,
+        config: &[u8],
+        blobs: &mut HashMap<Digest, Blob>,
+    ) -> Result<Vec<Descriptor>> {
+        let config = Config::parse(config_node, config);
+        let config = config.map_err(|error| malformed(&**files, &self.config, error))?;
+        let (names, diff_ids) = (self.layers.as_deref().unwrap_or_default(), config.diff_ids());
+        if names.len() != diff_ids.len() {
+            let reason =
+                format!("it has {} DiffIDs, and {MANIFEST} has {} layers", diff_ids.len(), names.len());
+            return Err(files.refused(&self.config, reason));
+        }
+        // Images share layers, and a hostile one may name a large one a thousand times.
+        let mut hashed = HashMap::new();
+        let mut layers = Vec::new();
+        for (name, diff_id) in names.iter().zip(diff_ids) {
+            let missing = || files.refused(name, format!("{MANIFEST} names it, but it is missing"));
+            let span = files.open(name)?.ok_or_else(missing)?;
+            let media_type = sniff(&span)?;
+            let digest = match (&media_type, hashed.get(&span.start)) {
+                // The store compares it, as it does for all that is fetched.
+                (MediaType::ImageLayer, _) => diff_id.clone(),
+                (_, Some(digest)) => Digest::clone(digest),
+                (_, None) => hash(&span)?,
+            };
+            hashed.insert(span.start, digest.clone());
+            layers.push(Descriptor::new(media_type, span.size, digest.clone()));
+            blobs.insert(digest, span.blob());
+        }
+        Ok(layers)
+    }
+}
+
+/// The bytes of a manifest. They depend on nothing but what is in it.
+fn manifest(config: &Descriptor, layers: &[Descriptor]) -> Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Manifest<'a> {
+        schema_version: u8,
+        media_type: &'a str,
+        config: Node<'a>,
+        layers: Vec<Node<'a>>,
+    }
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Node<'a> {
+        media_type: &'a str,
+        digest: &'a str,
+        size: u64,
+    }
+    impl<'a> From<&'a Descriptor> for Node<'a> {
+        fn from(node: &'a Descriptor) -> Self {
+            Self { media_type: node.media_type().as_ref(), digest: node.digest().as_ref(), size: node.size() }
+        }
+    }
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: MediaType::ImageManifest.as_ref(),
+        config: config.into(),
+        layers: layers.iter().map(Node::from).collect(),
+    };
+    serde_json::to_vec(&manifest).expect("strings and numbers are JSON").into()
+}
+
+fn in_memory(bytes: Bytes) -> Blob {
+    let size = bytes.len() as u64;
+    Blob::new(Arc::new(bytes), size)
+}
+
+/// What a layer is by its first bytes.
+fn sniff(layer: &Span) -> Result<MediaType> {
+    Ok(match layer.head::<4>()? {
+        [0x1f, 0x8b, ..] => MediaType::ImageLayerGzip,
+        [0x28, 0xb5, 0x2f, 0xfd] => MediaType::ImageLayerZstd,
+        _ => MediaType::ImageLayer,
+    })
+}
+
+fn hash(layer: &Span) -> Result<Digest> {
+    let mut hasher = Hasher::sha256();
+    let mut reader = layer.clone().blob().reader(0);
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match reader.read(&mut buffer).map_err(|source| layer.unreadable(source))? {
+            0 => return Ok(hasher.finish()),
+            read => hasher.update(&buffer[..read]),
+        }
+    }
+}
+
+/// Fetches the files of one saved image, and the manifest that was made for it.
+#[derive(Debug)]
+struct SavedFetcher {
+    path: PathBuf,
+    blobs: HashMap<Digest, Blob>,
+}
+
+#[async_trait]
+impl Fetcher for SavedFetcher {
+    async fn fetch(&self, descriptor: &Descriptor, from: u64) -> Result<ByteStream> {
+        match self.blobs.get(descriptor.digest()) {
+            None => Err(not_found(&self.path, descriptor)),
+            Some(blob) if blob.size() != descriptor.size() => {
+                Err(wrong_size(&self.path, descriptor, blob.size()))
+            }
+            Some(blob) => Ok(blob.stream(from)),
+        }
+    }
+}
