@@ -9,6 +9,7 @@
 //! Everything here panics, with a reason, where a library would return an error: a test that cannot be set up
 //! has failed. Whatever is built from the same calls is the same to the last byte.
 
+mod builder;
 mod demo;
 mod fault;
 mod http;
@@ -16,15 +17,19 @@ mod image;
 mod layer;
 mod proc;
 mod registry;
+#[cfg(test)]
+mod sample;
 mod server;
+mod state;
 mod tree;
 
 pub use self::{
+    builder::RegistryBuilder,
     demo::demo_image,
     fault::Fault,
     image::{Image, ImageBuilder, Index},
     layer::Layer,
     proc::{RealRegistry, docker_registry, require},
-    registry::{Registry, RegistryBuilder, Request},
+    registry::{Registry, Request},
     tree::{Node, NodeType, Tree, assert_same},
 };
