@@ -1,14 +1,15 @@
 //! What the tests, benches and demos of windlass share.
 //!
 //! ```text
-//! Layer ──▶ ImageBuilder ──▶ Image ──push──▶ Registry (in-process, with faults)
-//!                                       └──▶ RealRegistry (Debian's docker-registry)
+//! Layer ──▶ ImageBuilder, Index, Artifact ──▶ Image ──push──▶ Registry (in-process, with faults)
+//!                                                       └──▶ RealRegistry (Debian's docker-registry)
 //! folder ──read──▶ Tree ──diff──▶ what two folders differ in
 //! ```
 //!
 //! Everything here panics, with a reason, where a library would return an error: a test that cannot be set up
 //! has failed. Whatever is built from the same calls is the same to the last byte.
 
+mod artifact;
 mod builder;
 mod demo;
 mod fault;
@@ -24,6 +25,7 @@ mod state;
 mod tree;
 
 pub use self::{
+    artifact::Artifact,
     builder::RegistryBuilder,
     demo::demo_image,
     fault::Fault,

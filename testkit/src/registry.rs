@@ -2,9 +2,16 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
+use oci_spec::image::Digest;
 use tokio::sync::oneshot;
 
-use crate::{builder::RegistryBuilder, fault::Fault, image::Image, state::State};
+use crate::{
+    builder::RegistryBuilder,
+    fault::Fault,
+    image::{Image, sha256},
+    state::State,
+};
 
 /// The OCI distribution API on a free loopback port, until it is dropped.
 ///
@@ -55,6 +62,39 @@ impl Registry {
         repository.tags.insert(tag.to_owned(), image.root.digest().to_string());
     }
 
+    /// Makes these bytes readable as a manifest of this media type, whatever they are. A `reference` that is a
+    /// digest need not be theirs: only so can an index list itself. Gives their digest.
+    pub fn push_raw(
+        &self,
+        repository: &str,
+        reference: &str,
+        media_type: &str,
+        bytes: impl Into<Bytes>,
+    ) -> Digest {
+        let bytes = bytes.into();
+        let digest = sha256(&bytes);
+        let mut shared = self.state.lock();
+        let repository = shared.repositories.entry(repository.to_owned()).or_default();
+        let manifest = (media_type.to_owned(), bytes);
+        if reference.contains(':') {
+            repository.manifests.insert(reference.to_owned(), manifest);
+        } else {
+            repository.manifests.insert(digest.to_string(), manifest);
+            repository.tags.insert(reference.to_owned(), digest.to_string());
+        }
+        digest
+    }
+
+    /// Makes these bytes readable as a blob. Gives their digest.
+    pub fn push_blob(&self, repository: &str, bytes: impl Into<Bytes>) -> Digest {
+        let bytes = bytes.into();
+        let digest = sha256(&bytes);
+        let mut shared = self.state.lock();
+        let repository = shared.repositories.entry(repository.to_owned()).or_default();
+        repository.blobs.insert(digest.to_string(), bytes);
+        digest
+    }
+
     /// Goes wrong from now on.
     pub fn fault(&self, fault: Fault) {
         self.state.lock().faults.push(fault);
@@ -80,6 +120,26 @@ impl Registry {
 
     pub(crate) fn state(&self) -> &State {
         &self.state
+    }
+}
+
+/// What it has.
+impl Registry {
+    /// The bytes of a blob, if the repository has it.
+    pub fn blob(&self, repository: &str, digest: impl AsRef<str>) -> Option<Bytes> {
+        self.state.lock().repositories.get(repository)?.blobs.get(digest.as_ref()).cloned()
+    }
+
+    /// Media type and bytes of a manifest by its tag or digest, if the repository has it.
+    pub fn manifest(&self, repository: &str, reference: impl AsRef<str>) -> Option<(String, Bytes)> {
+        let shared = self.state.lock();
+        let (_, media_type, bytes) = shared.repositories.get(repository)?.manifest(reference.as_ref())?;
+        Some((media_type.to_owned(), bytes.clone()))
+    }
+
+    /// Digests by tag. There are none in a repository that does not exist.
+    pub fn tags(&self, repository: &str) -> BTreeMap<String, String> {
+        self.state.lock().repositories.get(repository).map(|it| it.tags.clone()).unwrap_or_default()
     }
 }
 
@@ -130,7 +190,7 @@ impl Request {
 mod tests {
     use std::time::Duration;
 
-    use crate::{Fault, http, sample};
+    use crate::{Fault, Registry, http, sample};
 
     #[tokio::test]
     async fn requests_are_in_the_log_with_all_that_they_say() {
@@ -148,6 +208,46 @@ mod tests {
         let lengths: Vec<_> = requests.iter().map(|it| it.body_length).collect();
         assert_eq!(lengths, [0, 100_000]);
         assert_eq!(registry.connections(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_was_pushed_can_be_read_back() {
+        let (registry, image) = sample::registry().await;
+        let (root, layer) = (&image.root, image.layers().remove(0));
+
+        assert_eq!(registry.blob("library/app", layer.digest()), Some(image.blob(layer.digest())));
+        assert_eq!(registry.blob("library/app", root.digest()), None, "it is a manifest");
+        assert_eq!(registry.blob("library/other", layer.digest()), None);
+        let manifest = (root.media_type().to_string(), image.blob(root.digest()));
+        for reference in ["latest", root.digest().as_ref()] {
+            assert_eq!(registry.manifest("library/app", reference), Some(manifest.clone()), "{reference}");
+        }
+        let tags = [("latest".to_owned(), root.digest().to_string())];
+        assert_eq!(registry.tags("library/app"), tags.into());
+        assert!(registry.tags("library/other").is_empty());
+    }
+
+    #[tokio::test]
+    async fn raw_bytes_are_served_as_whatever_they_are_said_to_be() {
+        let registry = Registry::start().await;
+        let index = "application/vnd.oci.image.index.v1+json";
+        let itself = format!("sha256:{}", "5".repeat(64));
+        let bytes = format!("{{\"manifests\":[{{\"digest\":\"{itself}\"}}]}}");
+
+        let digest = registry.push_raw("app", "latest", "text/html", bytes.clone());
+        registry.push_raw("app", &itself, index, bytes.clone());
+        let blob = registry.push_blob("app", "blob");
+
+        for (path, media_type, body) in [
+            ("manifests/latest".to_owned(), "text/html", &*bytes),
+            (format!("manifests/{digest}"), "text/html", &*bytes),
+            (format!("manifests/{itself}"), index, &*bytes),
+            (format!("blobs/{blob}"), "application/octet-stream", "blob"),
+        ] {
+            let answer = http::get(&registry.host(), &format!("/v2/app/{path}")).await;
+            assert_eq!((answer.status, answer.header("content-type")), (200, Some(media_type)), "{path}");
+            assert_eq!(answer.body, body.as_bytes(), "{path}");
+        }
     }
 
     #[tokio::test]
