@@ -1,6 +1,7 @@
 //! How a registry in this process is to behave.
 
 use std::{
+    num::NonZeroUsize,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -88,6 +89,45 @@ impl RegistryBuilder {
     }
 }
 
+/// What it can do.
+impl RegistryBuilder {
+    /// Refuses an upload with a chunk of fewer bytes before its last one, and says so in `OCI-Chunk-Min-Length`.
+    /// Chunks are of any length if not set.
+    pub fn chunk_min(self, bytes: usize) -> Self {
+        self.set(|it| it.chunk_min = Some(bytes))
+    }
+
+    /// Gives paths in `Location` and `Link`. URLs if not set.
+    pub fn relative_locations(self) -> Self {
+        self.set(|it| it.relative_locations = true)
+    }
+
+    /// Begins an upload where it is asked to mount a blob. Mounts it if not set.
+    pub fn without_mount(self) -> Self {
+        self.set(|it| it.without_mount = true)
+    }
+
+    /// Begins an upload where a `POST` brings a whole blob. Takes that if not set.
+    pub fn without_monolithic_post(self) -> Self {
+        self.set(|it| it.without_monolithic = true)
+    }
+
+    /// Knows nothing of `/referrers/` and of subjects. Knows them if not set.
+    pub fn without_referrers(self) -> Self {
+        self.set(|it| it.without_referrers = true)
+    }
+
+    /// Lists all that refers to a manifest, also where one `artifactType` is asked for. Filters if not set.
+    pub fn without_referrers_filter(self) -> Self {
+        self.set(|it| it.without_referrers_filter = true)
+    }
+
+    /// Lists no more than this many tags, repositories or referrers at once. No limit if not set.
+    pub fn page_limit(self, entries: NonZeroUsize) -> Self {
+        self.set(|it| it.page_limit = Some(entries))
+    }
+}
+
 impl RegistryBuilder {
     /// Starts it. It answers when this returns.
     pub async fn start(self) -> Registry {
@@ -118,6 +158,13 @@ pub(crate) struct Settings {
     pub(crate) token_field: Option<String>,
     pub(crate) signed_url_lifetime: Duration,
     pub(crate) signed_url_uses: Option<usize>,
+    pub(crate) chunk_min: Option<usize>,
+    pub(crate) relative_locations: bool,
+    pub(crate) without_mount: bool,
+    pub(crate) without_monolithic: bool,
+    pub(crate) without_referrers: bool,
+    pub(crate) without_referrers_filter: bool,
+    pub(crate) page_limit: Option<NonZeroUsize>,
 }
 
 impl Default for Settings {
@@ -133,6 +180,13 @@ impl Default for Settings {
             token_field: None,
             signed_url_lifetime: Duration::from_secs(300),
             signed_url_uses: None,
+            chunk_min: None,
+            relative_locations: false,
+            without_mount: false,
+            without_monolithic: false,
+            without_referrers: false,
+            without_referrers_filter: false,
+            page_limit: None,
         }
     }
 }

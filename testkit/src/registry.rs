@@ -141,6 +141,11 @@ impl Registry {
     pub fn tags(&self, repository: &str) -> BTreeMap<String, String> {
         self.state.lock().repositories.get(repository).map(|it| it.tags.clone()).unwrap_or_default()
     }
+
+    /// How many uploads have begun, and have neither ended nor been given up.
+    pub fn uploads(&self) -> usize {
+        self.state.lock().uploads.len()
+    }
 }
 
 /// What it saw.

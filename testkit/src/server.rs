@@ -1,17 +1,21 @@
 //! How the in-process registry answers one request.
 //!
 //! ```text
-//! listen ──▶ answer ──▶ token, pull, signed ──▶ Answer ──faults──▶ the client
+//! listen ──▶ answer ──▶ token ──▶ pull, list, upload, manifest, signed ──▶ Answer ──faults──▶ the client
 //! ```
 
 pub(crate) mod answer;
 mod call;
+mod list;
 pub(crate) mod listen;
+mod manifest;
+mod mount;
 mod pull;
 pub(crate) mod signed;
 pub(crate) mod token;
+mod upload;
 
-use std::{io, sync::Arc};
+use std::{io, iter, sync::Arc};
 
 use axum::{
     body::Body,
@@ -75,7 +79,7 @@ async fn answer_to(call: &mut Call) -> io::Result<Answer> {
         };
     };
     let target = Target::parse(rest);
-    let scopes: Vec<_> = target.iter().filter_map(|it| it.scope(is_read(&call.method))).collect();
+    let scopes = target.as_ref().map(|it| it.scopes(call)).unwrap_or_default();
     if let Some(refusal) = token::refuse(call, &scopes) {
         return Ok(refusal);
     }
@@ -95,6 +99,20 @@ async fn route(call: &mut Call, target: Target<'_>) -> io::Result<Answer> {
         Target::Base if is_read => Answer::json(StatusCode::OK, &serde_json::json!({})),
         Target::Manifest { repository, reference } if is_read => pull::manifest(call, repository, reference),
         Target::Blob { repository, digest } if is_read => pull::blob(call, repository, digest),
+        Target::Tags { repository } if is_read => list::tags(call, repository),
+        Target::Catalog if is_read => list::catalog(call),
+        Target::Referrers { repository, digest } if is_read => list::referrers(call, repository, digest),
+        Target::Uploads { repository } if call.method == Method::POST => {
+            upload::begin(call, repository).await?
+        }
+        Target::Upload { repository, id }
+            if [Method::GET, Method::PATCH, Method::PUT, Method::DELETE].contains(&call.method) =>
+        {
+            upload::go_on(call, repository, id).await?
+        }
+        Target::Manifest { repository, reference } if call.method == Method::PUT => {
+            manifest::put(call, repository, reference).await?
+        }
         _ => Answer::error(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "no such method here"),
     })
 }
@@ -119,31 +137,61 @@ enum Target<'a> {
     Manifest { repository: &'a str, reference: &'a str },
     /// `REPOSITORY/blobs/DIGEST`
     Blob { repository: &'a str, digest: &'a str },
+    /// `REPOSITORY/blobs/uploads/`
+    Uploads { repository: &'a str },
+    /// `REPOSITORY/blobs/uploads/ID`
+    Upload { repository: &'a str, id: &'a str },
+    /// `REPOSITORY/tags/list`
+    Tags { repository: &'a str },
+    /// `REPOSITORY/referrers/DIGEST`
+    Referrers { repository: &'a str, digest: &'a str },
+    /// `_catalog`
+    Catalog,
 }
 
 impl<'a> Target<'a> {
     fn parse(path: &'a str) -> Option<Self> {
-        if path.is_empty() {
-            return Some(Self::Base);
+        match path {
+            "" => return Some(Self::Base),
+            "_catalog" => return Some(Self::Catalog),
+            _ => {}
         }
         let (rest, last) = path.rsplit_once('/')?;
         let (repository, kind) = rest.rsplit_once('/')?;
-        match kind {
-            "manifests" => Some(Self::Manifest { repository, reference: last }),
-            "blobs" => Some(Self::Blob { repository, digest: last }),
+        match (kind, last) {
+            ("manifests", reference) => Some(Self::Manifest { repository, reference }),
+            ("blobs", digest) => Some(Self::Blob { repository, digest }),
+            ("referrers", digest) => Some(Self::Referrers { repository, digest }),
+            ("tags", "list") => Some(Self::Tags { repository }),
+            ("uploads", id) => {
+                let repository = repository.strip_suffix("/blobs")?;
+                Some(if id.is_empty() {
+                    Self::Uploads { repository }
+                } else {
+                    Self::Upload { repository, id }
+                })
+            }
             _ => None,
         }
     }
 
-    /// What a token must allow.
-    fn scope(&self, is_read: bool) -> Option<String> {
-        let actions = if is_read { "pull" } else { "pull,push" };
-        match self {
-            Self::Base => None,
-            Self::Manifest { repository, .. } | Self::Blob { repository, .. } => {
-                Some(format!("repository:{repository}:{actions}"))
-            }
-        }
+    /// What a token must allow: the first of these, and the others if it is to have all that it asks for.
+    fn scopes(&self, call: &Call) -> Vec<String> {
+        let repository = match self {
+            Self::Base => return Vec::new(),
+            Self::Catalog => return vec!["registry:catalog:*".to_owned()],
+            Self::Manifest { repository, .. }
+            | Self::Blob { repository, .. }
+            | Self::Uploads { repository }
+            | Self::Upload { repository, .. }
+            | Self::Tags { repository }
+            | Self::Referrers { repository, .. } => repository,
+        };
+        let is_upload = matches!(self, Self::Uploads { .. } | Self::Upload { .. });
+        let actions = if is_read(&call.method) && !is_upload { "pull" } else { "pull,push" };
+        let from = call.parameter("from").filter(|_| matches!(self, Self::Uploads { .. }));
+        let from = from.map(|from| format!("repository:{from}:pull"));
+        iter::once(format!("repository:{repository}:{actions}")).chain(from).collect()
     }
 }
 

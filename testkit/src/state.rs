@@ -35,13 +35,20 @@ impl State {
 
     /// `http://127.0.0.1:PORT`.
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.host)
+        format!("{}://{}", self.scheme(), self.host)
+    }
+
+    pub(crate) fn scheme(&self) -> &'static str {
+        "http"
     }
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) repositories: BTreeMap<String, Repository>,
+    /// Those that go on, by their ids.
+    pub(crate) uploads: BTreeMap<String, Upload>,
+    pub(crate) uploads_begun: usize,
     pub(crate) faults: Vec<Fault>,
     pub(crate) requests: Vec<Request>,
     /// Connections that were accepted.
@@ -72,6 +79,17 @@ impl Repository {
         let (digest, (media_type, bytes)) = self.manifests.get_key_value(digest)?;
         Some((digest, media_type, bytes))
     }
+}
+
+/// A blob of which more may come.
+#[derive(Debug, Default)]
+pub(crate) struct Upload {
+    pub(crate) repository: String,
+    pub(crate) bytes: Vec<u8>,
+    /// How often it has told the client a new location.
+    pub(crate) state: usize,
+    /// Whether the last chunk was shorter than chunks must be.
+    pub(crate) is_short: bool,
 }
 
 /// A blob behind a signed URL.

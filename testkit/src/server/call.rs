@@ -101,11 +101,13 @@ impl Call {
         self.header(header::AUTHORIZATION)?.strip_prefix(scheme)
     }
 
-    /// `http://HOST:PORT` as the client knows it.
-    pub(crate) fn origin(&self) -> String {
-        let url = self.state.url();
-        let (scheme, _) = url.split_once("://").expect("a URL has a scheme");
-        format!("{scheme}://{}", self.authority)
+    /// How the client is told to go to this path of the registry.
+    pub(crate) fn location(&self, path: &str) -> String {
+        if self.state.settings.relative_locations {
+            return path.to_owned();
+        }
+        // By the name that the client knows, which need not be the registry's own.
+        format!("{}://{}{path}", self.state.scheme(), self.authority)
     }
 
     /// Writes into the log what a form says.
