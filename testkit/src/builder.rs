@@ -128,6 +128,26 @@ impl RegistryBuilder {
     }
 }
 
+/// How it is spoken to.
+impl RegistryBuilder {
+    /// Speaks TLS, with a certificate for `127.0.0.1` and `localhost` from an authority of its own,
+    /// [`Registry::ca_pem`]. Plain HTTP if not set.
+    pub fn tls(self) -> Self {
+        self.set(|it| it.tls = true)
+    }
+
+    /// Speaks TLS, with clients that show a certificate from the same authority, such as
+    /// [`Registry::client_identity`]. Clients need none if not set.
+    pub fn client_ca(self) -> Self {
+        self.tls().set(|it| it.client_ca = true)
+    }
+
+    /// Speaks TLS, and HTTP/2 with whoever can. HTTP/1.1 if not set.
+    pub fn http2(self) -> Self {
+        self.tls().set(|it| it.http2 = true)
+    }
+}
+
 impl RegistryBuilder {
     /// Starts it. It answers when this returns.
     pub async fn start(self) -> Registry {
@@ -165,6 +185,9 @@ pub(crate) struct Settings {
     pub(crate) without_referrers: bool,
     pub(crate) without_referrers_filter: bool,
     pub(crate) page_limit: Option<NonZeroUsize>,
+    pub(crate) tls: bool,
+    pub(crate) client_ca: bool,
+    pub(crate) http2: bool,
 }
 
 impl Default for Settings {
@@ -187,6 +210,9 @@ impl Default for Settings {
             without_referrers: false,
             without_referrers_filter: false,
             page_limit: None,
+            tls: false,
+            client_ca: false,
+            http2: false,
         }
     }
 }

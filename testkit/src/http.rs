@@ -6,6 +6,9 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
+use tokio_rustls::client::TlsStream;
+
+use crate::pki::{self, Identity};
 
 /// What a server answered. The body ends where the connection did.
 #[derive(Debug)]
@@ -36,6 +39,19 @@ pub(crate) async fn send(
         (Some(answer), None) => answer,
         (answer, error) => panic!("{method} {path}: {error:?} after {answer:?}"),
     }
+}
+
+/// Speaks TLS with a server that the authority vouches for. The identity is for a server that asks for one.
+pub(crate) async fn connect_tls(
+    host: &str,
+    ca_pem: &str,
+    identity: Option<&Identity>,
+    protocols: &[&str],
+) -> io::Result<TlsStream<TcpStream>> {
+    let (name, _) = host.rsplit_once(':').expect("a host has a port");
+    let name = name.to_owned().try_into().expect("it is a name or an address");
+    let stream = TcpStream::connect(host).await?;
+    pki::connector(ca_pem, identity, protocols).connect(name, stream).await
 }
 
 /// Sends a request, and reads until the connection ends, or has given `limit` bytes. Gives what came, if it was an

@@ -16,6 +16,7 @@ mod fault;
 mod http;
 mod image;
 mod layer;
+mod pki;
 mod proc;
 mod registry;
 #[cfg(test)]
@@ -31,7 +32,8 @@ pub use self::{
     fault::Fault,
     image::{Image, ImageBuilder, Index},
     layer::Layer,
-    proc::{RealRegistry, docker_registry, require},
+    pki::Identity,
+    proc::{RealRegistry, RealRegistryBuilder, docker_registry, require},
     registry::{Registry, Request},
     tree::{Node, NodeType, Tree, assert_same},
 };

@@ -10,6 +10,7 @@ use crate::{
     builder::RegistryBuilder,
     fault::Fault,
     image::{Image, sha256},
+    pki::{Authority, Identity},
     state::State,
 };
 
@@ -43,9 +44,27 @@ impl Registry {
         self.state.host.clone()
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// `http://127.0.0.1:PORT`, or `https:` with [`tls`](RegistryBuilder::tls).
     pub fn url(&self) -> String {
         self.state.url()
+    }
+
+    /// The certificate, in PEM, that clients must trust.
+    ///
+    /// # Panics
+    ///
+    /// If it was built without [`tls`](RegistryBuilder::tls).
+    pub fn ca_pem(&self) -> String {
+        self.authority().pem()
+    }
+
+    /// A new identity that it takes from clients.
+    ///
+    /// # Panics
+    ///
+    /// If it was built without [`tls`](RegistryBuilder::tls).
+    pub fn client_identity(&self) -> Identity {
+        self.authority().client()
     }
 
     /// Makes an image or an index, and all that it refers to, readable in `repository`; `tag` means its root.
@@ -100,9 +119,11 @@ impl Registry {
         self.state.lock().faults.push(fault);
     }
 
-    /// Sends whoever asks for a blob to a signed URL, `/cdn/DIGEST?X-Amz-Date=…&X-Amz-Expires=…&sig=…`, of `other`
-    /// from now on. That takes no credentials, and answers 403 to a URL that has [run out][out], but does not want
-    /// the token or the password that it wants elsewhere. It has the blob from the moment of the redirect.
+    /// Sends whoever asks for a blob to a signed URL of `other`, from now on: to
+    /// `/cdn/DIGEST?X-Amz-Date=…&X-Amz-Expires=…&sig=…`, which `other` serves until it has [run out][out].
+    ///
+    /// Such a URL is all that is needed, whatever `other` asks for elsewhere. A request that brings
+    /// `Authorization` along is answered with 400.
     ///
     /// [out]: RegistryBuilder::signed_url_lifetime
     pub fn redirect_blobs_to(&self, other: &Self) {
@@ -120,6 +141,10 @@ impl Registry {
 
     pub(crate) fn state(&self) -> &State {
         &self.state
+    }
+
+    fn authority(&self) -> &Authority {
+        self.state.authority.as_ref().expect("the registry speaks TLS")
     }
 }
 

@@ -8,13 +8,15 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::{builder::Settings, fault::Fault, registry::Request, server::token::Tokens};
+use crate::{builder::Settings, fault::Fault, pki::Authority, registry::Request, server::token::Tokens};
 
 #[derive(Debug)]
 pub(crate) struct State {
     /// `127.0.0.1:PORT`.
     pub(crate) host: String,
     pub(crate) settings: Settings,
+    /// Who vouches for it, if it speaks TLS.
+    pub(crate) authority: Option<Authority>,
     /// Another registry that honours these tokens has them too.
     pub(crate) tokens: Arc<Mutex<Tokens>>,
     shared: Mutex<Shared>,
@@ -22,7 +24,8 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn new(host: String, settings: Settings, tokens: Arc<Mutex<Tokens>>) -> Self {
-        Self { host, settings, tokens, shared: Mutex::default() }
+        let authority = settings.tls.then(Authority::new);
+        Self { host, settings, authority, tokens, shared: Mutex::default() }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -33,13 +36,13 @@ impl State {
         self.tokens.lock().expect("nothing panics while it holds this lock")
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// `http://127.0.0.1:PORT`, or `https:` with TLS.
     pub(crate) fn url(&self) -> String {
         format!("{}://{}", self.scheme(), self.host)
     }
 
     pub(crate) fn scheme(&self) -> &'static str {
-        "http"
+        if self.settings.tls { "https" } else { "http" }
     }
 }
 

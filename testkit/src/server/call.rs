@@ -1,6 +1,6 @@
 //! One request as the handlers see it.
 
-use std::{io, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use axum::{
     body::{Body, BodyDataStream},
@@ -36,9 +36,14 @@ impl Call {
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
         let query = pairs(query.as_bytes());
         let text = |value: &header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        let headers = parts.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
-        let host = parts.headers.get(header::HOST).map(text);
-        let authority = parts.uri.authority().map(ToString::to_string).or(host);
+        let mut headers: BTreeMap<_, _> =
+            parts.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        let authority = match parts.uri.authority() {
+            // HTTP/2 has it there, and no such header.
+            Some(authority) => authority.to_string(),
+            None => headers.get("host").cloned().unwrap_or_default(),
+        };
+        headers.entry("host".to_owned()).or_insert_with(|| authority.clone());
 
         let request = Request {
             method: parts.method.to_string(),
@@ -59,7 +64,7 @@ impl Call {
             headers: parts.headers,
             body: Inflow { stream: body.into_data_stream(), state: state.clone(), index, is_touched: false },
             faults: Vec::new(),
-            authority: authority.unwrap_or_else(|| state.host.clone()),
+            authority,
             target,
             state,
         }
