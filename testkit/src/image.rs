@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use bytes::Bytes;
 use oci_spec::image::{Descriptor, Digest, MediaType};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256, Sha512};
 
 use crate::layer::Layer;
 
@@ -203,6 +203,18 @@ impl Index {
             manifests.push(entry);
             blobs.0.extend(image.blobs.clone());
         }
+        Self::finish(types, &manifests, blobs)
+    }
+
+    /// An index that lists these, in this order and as often as they come. It has no blob but itself, whether or
+    /// not there is anything that they describe.
+    pub fn listing(children: &[Descriptor]) -> Image {
+        let children: Vec<_> =
+            children.iter().map(|it| serde_json::to_value(it).expect("a descriptor is JSON")).collect();
+        Self::finish(&OCI, &children, Blobs::default())
+    }
+
+    fn finish(types: &MediaTypes, manifests: &[Value], mut blobs: Blobs) -> Image {
         let index = json!({ "schemaVersion": 2, "mediaType": types.index, "manifests": manifests });
         let root = blobs.add(types.index, index.to_string().into());
         Image { root: descriptor(&root), blobs: blobs.0, diff_ids: Vec::new() }
@@ -211,20 +223,32 @@ impl Index {
 
 /// `sha256:…` of these bytes.
 pub(crate) fn sha256(bytes: &[u8]) -> Digest {
-    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}").parse().expect("64 hex digits are a SHA-256 digest")
+    format!("sha256:{}", hex(&Sha256::digest(bytes))).parse().expect("64 hex digits are a SHA-256 digest")
 }
 
-struct MediaTypes {
-    index: &'static str,
-    manifest: &'static str,
+/// Whether this is the digest of these bytes, by SHA-256 or SHA-512.
+pub(crate) fn is_digest_of(digest: &str, bytes: &[u8]) -> bool {
+    match digest.split_once(':') {
+        Some(("sha256", digest)) => digest == hex(&Sha256::digest(bytes)),
+        Some(("sha512", digest)) => digest == hex(&Sha512::digest(bytes)),
+        _ => false,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(crate) struct MediaTypes {
+    pub(crate) index: &'static str,
+    pub(crate) manifest: &'static str,
     config: &'static str,
     /// Up to the compression, whose name follows this separator.
     layer: &'static str,
     separator: char,
 }
 
-const OCI: MediaTypes = MediaTypes {
+pub(crate) const OCI: MediaTypes = MediaTypes {
     index: "application/vnd.oci.image.index.v1+json",
     manifest: "application/vnd.oci.image.manifest.v1+json",
     config: "application/vnd.oci.image.config.v1+json",
@@ -241,18 +265,18 @@ const DOCKER: MediaTypes = MediaTypes {
 };
 
 #[derive(Default)]
-struct Blobs(BTreeMap<String, (String, Bytes)>);
+pub(crate) struct Blobs(pub(crate) BTreeMap<String, (String, Bytes)>);
 
 impl Blobs {
     /// Adds a blob, and gives its descriptor as JSON.
-    fn add(&mut self, media_type: &str, bytes: Bytes) -> Value {
+    pub(crate) fn add(&mut self, media_type: &str, bytes: Bytes) -> Value {
         let (digest, size) = (sha256(&bytes).to_string(), bytes.len());
         self.0.insert(digest.clone(), (media_type.to_owned(), bytes));
         json!({ "mediaType": media_type, "digest": digest, "size": size })
     }
 }
 
-fn descriptor(json: &Value) -> Descriptor {
+pub(crate) fn descriptor(json: &Value) -> Descriptor {
     let text = |name: &str| json[name].as_str().expect("a descriptor has a media type and a digest");
     let digest: Digest = text("digest").parse().expect("a descriptor's digest parses");
     Descriptor::new(
@@ -346,5 +370,32 @@ mod tests {
         assert_eq!(list["manifests"][0]["platform"], json!({ "os": "linux", "architecture": "amd64" }));
         assert_eq!(list["manifests"][1]["platform"]["variant"], "v8");
         assert_eq!(index.blobs.len(), 5, "the list, and a manifest and a config of each");
+    }
+
+    #[test]
+    fn an_index_can_list_one_thing_a_thousand_times() {
+        let image = ImageBuilder::new().build();
+
+        let index = Index::listing(&vec![image.root.clone(); 1000]);
+
+        let list = json_of(&index, index.root.digest());
+        assert_eq!(list["manifests"].as_array().map(Vec::len), Some(1000));
+        assert_eq!(list["manifests"][999]["digest"], image.root.digest().to_string());
+        assert_eq!(index.blobs.len(), 1);
+    }
+
+    #[test]
+    fn a_digest_is_of_one_content_only() {
+        // `printf x | sha512sum`
+        let sha512 = "sha512:a4abd4448c49562d828115d13a1fccea927f52b4d5459297f8b43e42da89238b\
+             c13626e43dcb38ddb082488927ec904fb42057443983e88585179d50551afe62";
+        for (digest, is_right) in [
+            (sha256(b"x").as_ref(), true),
+            (sha256(b"y").as_ref(), false),
+            (sha512, true),
+            ("md5:9dd4e461268c8034f5c8564e155c67a6", false),
+        ] {
+            assert_eq!(is_digest_of(digest, b"x"), is_right, "{digest}");
+        }
     }
 }

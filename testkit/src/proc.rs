@@ -7,54 +7,41 @@ use std::{
     time::Duration,
 };
 
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     process::ChildStderr,
 };
 
-use crate::{http, image::Image};
+use crate::{
+    http::{self, Response},
+    image::Image,
+    pki::Authority,
+};
 
 /// How long a registry may take until it listens.
 const START: Duration = Duration::from_secs(10);
 
-/// A `docker-registry` process on a free loopback port, over plain HTTP, with an empty folder of its own. It is
-/// killed, and its folder deleted, when this is dropped.
+/// A `docker-registry` process on a free loopback port, with an empty folder of its own. It is killed, and its
+/// folder deleted, when this is dropped.
 #[derive(Debug)]
 pub struct RealRegistry {
     host: String,
     process: Child,
+    authority: Option<Authority>,
     _storage: TempDir,
 }
 
 impl RealRegistry {
-    /// Starts it. It answers when this returns.
+    /// Starts it over plain HTTP, for anybody. It answers when this returns.
     pub async fn start() -> Self {
-        let program = require("docker-registry", "docker-registry");
-        let storage = tempfile::tempdir().expect("a temporary folder can be made");
-        let config = storage.path().join("config.yml");
-        fs::write(&config, config_in(storage.path())).expect("a new folder can be written to");
-        let mut process = Command::new(program)
-            .arg("serve")
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("docker-registry starts");
-        let stderr = process.stderr.take().expect("it was asked for");
-        // From here on the process ends with this value, also when it is never ready.
-        let mut registry = Self { host: String::new(), process, _storage: storage };
-        let stderr = ChildStderr::from_std(stderr).expect("a pipe can be read asynchronously");
-        let mut log = BufReader::new(stderr).lines();
-        let listening = tokio::time::timeout(START, listening(&mut log)).await;
-        registry.host =
-            listening.unwrap_or_else(|_| panic!("docker-registry does not listen after {START:?}"));
-        // Somebody must read the log, or the registry waits for it.
-        tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
-        let answer = http::send(&registry.host, "GET", "/v2/", &[], b"").await;
-        assert_eq!(answer.status, 200, "docker-registry answers");
-        registry
+        Self::builder().start().await
+    }
+
+    /// A registry with TLS, or for some users only.
+    pub fn builder() -> RealRegistryBuilder {
+        RealRegistryBuilder::default()
     }
 
     /// `127.0.0.1:PORT`.
@@ -62,6 +49,30 @@ impl RealRegistry {
         self.host.clone()
     }
 
+    /// The certificate, in PEM, that clients must trust.
+    ///
+    /// # Panics
+    ///
+    /// If it was built without [`tls`](RealRegistryBuilder::tls).
+    pub fn ca_pem(&self) -> String {
+        self.authority.as_ref().expect("the registry speaks TLS").pem()
+    }
+
+    async fn get(&self, path: &str) -> Response {
+        let Some(authority) = &self.authority else {
+            return http::send(&self.host, "GET", path, &[], b"").await;
+        };
+        let stream = http::connect_tls(&self.host, &authority.pem(), None, &[]).await;
+        let stream = stream.expect("docker-registry has the certificate that it was given");
+        match http::talk(stream, &self.host, "GET", path, &[], b"", usize::MAX).await {
+            (Some(answer), None) => answer,
+            (answer, error) => panic!("{path}: {error:?} after {answer:?}"),
+        }
+    }
+}
+
+/// Pushing, over plain HTTP and without a password.
+impl RealRegistry {
     /// Uploads an image or an index, and all that it refers to; `tag` means its root.
     pub async fn push(&self, image: &Image, repository: &str, tag: &str) {
         let (manifests, blobs): (Vec<_>, Vec<_>) =
@@ -106,6 +117,84 @@ impl Drop for RealRegistry {
     }
 }
 
+/// Builds a [`RealRegistry`].
+#[derive(Debug, Default)]
+pub struct RealRegistryBuilder {
+    tls: bool,
+    user: Option<(String, String)>,
+}
+
+impl RealRegistryBuilder {
+    /// Speaks TLS, with a certificate for `127.0.0.1` and `localhost` from an authority of its own,
+    /// [`RealRegistry::ca_pem`]. Plain HTTP if not set.
+    pub fn tls(self) -> Self {
+        Self { tls: true, ..self }
+    }
+
+    /// Asks for this user and password. Anybody may do anything if not set.
+    pub fn htpasswd(self, user: &str, password: &str) -> Self {
+        Self { user: Some((user.to_owned(), password.to_owned())), ..self }
+    }
+
+    /// Starts it. It answers when this returns.
+    pub async fn start(self) -> RealRegistry {
+        let program = require("docker-registry", "docker-registry");
+        let storage = tempfile::tempdir().expect("a temporary folder can be made");
+        let authority = self.tls.then(Authority::new);
+        let config = self.write_to(storage.path(), authority.as_ref());
+        let mut process = Command::new(program)
+            .arg("serve")
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("docker-registry starts");
+        let stderr = process.stderr.take().expect("it was asked for");
+        // From here on the process ends with this value, also when it is never ready.
+        let mut registry = RealRegistry { host: String::new(), process, authority, _storage: storage };
+        let stderr = ChildStderr::from_std(stderr).expect("a pipe can be read asynchronously");
+        let mut log = BufReader::new(stderr).lines();
+        let listening = tokio::time::timeout(START, listening(&mut log)).await;
+        registry.host =
+            listening.unwrap_or_else(|_| panic!("docker-registry does not listen after {START:?}"));
+        // Somebody must read the log, or the registry waits for it.
+        tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
+        let status = if self.user.is_some() { 401 } else { 200 };
+        assert_eq!(registry.get("/v2/").await.status, status, "docker-registry answers");
+        registry
+    }
+
+    /// Writes its configuration, and the files that this names. Gives its path.
+    fn write_to(&self, folder: &Path, authority: Option<&Authority>) -> PathBuf {
+        let write = |name: &str, content: &str| {
+            let path = folder.join(name);
+            fs::write(&path, content).expect("a new folder can be written to");
+            path
+        };
+        let storage = folder.join("data");
+        let mut config = json!({
+            "version": "0.1",
+            "log": { "level": "info", "formatter": "json", "accesslog": { "disabled": true } },
+            "storage": { "filesystem": { "rootdirectory": storage }, "delete": { "enabled": true } },
+            "http": { "addr": "127.0.0.1:0" },
+        });
+        if let Some(identity) = authority.map(Authority::server) {
+            let (certificate, key) =
+                (write("server.pem", &identity.certificate), write("server.key", &identity.key));
+            config["http"]["tls"] = json!({ "certificate": certificate, "key": key });
+        }
+        if let Some((user, password)) = &self.user {
+            // The least that the algorithm allows: this is not the place for a hash that takes its time.
+            let hash = bcrypt::hash(password, 4).expect("the cost is one, and the password is short");
+            let users = write("htpasswd", &format!("{user}:{hash}\n"));
+            config["auth"] = json!({ "htpasswd": { "realm": "testkit", "path": users } });
+        }
+        // YAML has JSON in it.
+        write("config.yml", &config.to_string())
+    }
+}
+
 /// Starts Debian's registry.
 pub async fn docker_registry() -> RealRegistry {
     RealRegistry::start().await
@@ -122,24 +211,13 @@ pub fn require(program: &str, package: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("{program} is missing: `apt-get install {package}`"))
 }
 
-fn config_in(storage: &Path) -> String {
-    let folder = storage.join("data");
-    format!(
-        "version: 0.1\n\
-         log: {{level: info, formatter: json, accesslog: {{disabled: true}}}}\n\
-         storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n\
-         http: {{addr: \"127.0.0.1:0\"}}\n",
-        folder.display()
-    )
-}
-
 /// Reads the log until the registry tells the port that the kernel has given it.
 async fn listening(log: &mut Lines<BufReader<ChildStderr>>) -> String {
     let mut seen = String::new();
     while let Some(line) = log.next_line().await.expect("its log is text") {
         let entry: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
         if let Some(host) = entry["msg"].as_str().and_then(|it| it.strip_prefix("listening on ")) {
-            return host.to_owned();
+            return host.trim_end_matches(", tls").to_owned();
         }
         seen += &line;
         seen.push('\n');
@@ -171,6 +249,26 @@ mod tests {
                 assert_eq!(answer.body, image.blob(image.root.digest()), "{reference}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_real_registry_may_speak_tls_and_ask_for_a_password() {
+        let registry = RealRegistry::builder().tls().htpasswd("user", "secret").start().await;
+        let mut statuses = Vec::new();
+        // `user:secret` and `user:wrong` in base 64.
+        for credentials in ["dXNlcjpzZWNyZXQ=", "dXNlcjp3cm9uZw=="] {
+            let stream = http::connect_tls(&registry.host(), &registry.ca_pem(), None, &[]).await;
+            let stream = stream.expect("its authority is trusted");
+
+            let header = [("authorization", &*format!("Basic {credentials}"))];
+            let (answer, _) =
+                http::talk(stream, &registry.host(), "GET", "/v2/", &header, b"", usize::MAX).await;
+
+            statuses.push(answer.expect("it answers").status);
+        }
+        assert_eq!(statuses, [200, 401]);
+        let stranger = Authority::new().pem();
+        assert!(http::connect_tls(&registry.host(), &stranger, None, &[]).await.is_err());
     }
 
     #[tokio::test]

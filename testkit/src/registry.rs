@@ -1,52 +1,117 @@
 //! A registry inside the process.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard},
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use oci_spec::image::Digest;
+use tokio::sync::oneshot;
+
+use crate::{
+    builder::RegistryBuilder,
+    fault::Fault,
+    image::{Image, sha256},
+    pki::{Authority, Identity},
+    state::State,
 };
 
-use axum::Router;
-use bytes::Bytes;
-use tokio::{net::TcpListener, sync::oneshot};
-
-use crate::{fault::Fault, image::Image, server};
-
-/// The pull side of the OCI distribution API on a free loopback port, over plain HTTP, until it is dropped.
+/// The OCI distribution API on a free loopback port, until it is dropped.
 ///
 /// ```text
-/// push(image) ──▶ Registry ◀── HEAD, GET ── the client under test
-/// fault(…)    ──▶          ──▶ requests()
+/// push(image) ──▶ Registry ◀── HEAD, GET, POST … ── the client under test
+/// fault(…)    ──▶          ──▶ requests(), blob(), manifest(), …
 /// ```
 #[derive(Debug)]
 pub struct Registry {
-    host: String,
     state: Arc<State>,
     /// Dropping it tells the server to stop.
     _stop: oneshot::Sender<()>,
 }
 
+/// Setting it up.
 impl Registry {
     /// Starts a registry that asks for no credentials.
     pub async fn start() -> Self {
         Self::builder().start().await
     }
 
-    /// A registry with authentication.
+    /// A registry that asks for credentials, or lacks what others have.
     pub fn builder() -> RegistryBuilder {
         RegistryBuilder::default()
     }
 
     /// `127.0.0.1:PORT`.
     pub fn host(&self) -> String {
-        self.host.clone()
+        self.state.host.clone()
+    }
+
+    /// `http://127.0.0.1:PORT`, or `https:` with [`tls`](RegistryBuilder::tls).
+    pub fn url(&self) -> String {
+        self.state.url()
+    }
+
+    /// The certificate, in PEM, that clients must trust.
+    ///
+    /// # Panics
+    ///
+    /// If it was built without [`tls`](RegistryBuilder::tls).
+    pub fn ca_pem(&self) -> String {
+        self.authority().pem()
+    }
+
+    /// A new identity that it takes from clients.
+    ///
+    /// # Panics
+    ///
+    /// If it was built without [`tls`](RegistryBuilder::tls).
+    pub fn client_identity(&self) -> Identity {
+        self.authority().client()
     }
 
     /// Makes an image or an index, and all that it refers to, readable in `repository`; `tag` means its root.
     pub fn push(&self, image: &Image, repository: &str, tag: &str) {
         let mut shared = self.state.lock();
         let repository = shared.repositories.entry(repository.to_owned()).or_default();
-        repository.blobs.extend(image.blobs.clone());
+        for (digest, (media_type, bytes)) in &image.blobs {
+            if Image::is_manifest(media_type) {
+                repository.manifests.insert(digest.clone(), (media_type.clone(), bytes.clone()));
+            } else {
+                repository.blobs.insert(digest.clone(), bytes.clone());
+            }
+        }
         repository.tags.insert(tag.to_owned(), image.root.digest().to_string());
+    }
+
+    /// Makes these bytes readable as a manifest of this media type, whatever they are. A `reference` that is a
+    /// digest need not be theirs: only so can an index list itself. Gives their digest.
+    pub fn push_raw(
+        &self,
+        repository: &str,
+        reference: &str,
+        media_type: &str,
+        bytes: impl Into<Bytes>,
+    ) -> Digest {
+        let bytes = bytes.into();
+        let digest = sha256(&bytes);
+        let mut shared = self.state.lock();
+        let repository = shared.repositories.entry(repository.to_owned()).or_default();
+        let manifest = (media_type.to_owned(), bytes);
+        if reference.contains(':') {
+            repository.manifests.insert(reference.to_owned(), manifest);
+        } else {
+            repository.manifests.insert(digest.to_string(), manifest);
+            repository.tags.insert(reference.to_owned(), digest.to_string());
+        }
+        digest
+    }
+
+    /// Makes these bytes readable as a blob. Gives their digest.
+    pub fn push_blob(&self, repository: &str, bytes: impl Into<Bytes>) -> Digest {
+        let bytes = bytes.into();
+        let digest = sha256(&bytes);
+        let mut shared = self.state.lock();
+        let repository = shared.repositories.entry(repository.to_owned()).or_default();
+        repository.blobs.insert(digest.to_string(), bytes);
+        digest
     }
 
     /// Goes wrong from now on.
@@ -54,9 +119,76 @@ impl Registry {
         self.state.lock().faults.push(fault);
     }
 
+    /// Sends whoever asks for a blob to a signed URL of `other`, from now on: to
+    /// `/cdn/DIGEST?X-Amz-Date=…&X-Amz-Expires=…&sig=…`, which `other` serves until it has [run out][out].
+    ///
+    /// Such a URL is all that is needed, whatever `other` asks for elsewhere. A request that brings
+    /// `Authorization` along is answered with 400.
+    ///
+    /// [out]: RegistryBuilder::signed_url_lifetime
+    pub fn redirect_blobs_to(&self, other: &Self) {
+        self.state.lock().redirect = Some(other.state.clone());
+    }
+
+    /// Refuses every token that was given out until now.
+    pub fn revoke_tokens(&self) {
+        self.state.tokens().revoke();
+    }
+
+    pub(crate) fn new(state: Arc<State>, stop: oneshot::Sender<()>) -> Self {
+        Self { state, _stop: stop }
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    fn authority(&self) -> &Authority {
+        self.state.authority.as_ref().expect("the registry speaks TLS")
+    }
+}
+
+/// What it has.
+impl Registry {
+    /// The bytes of a blob, if the repository has it.
+    pub fn blob(&self, repository: &str, digest: impl AsRef<str>) -> Option<Bytes> {
+        self.state.lock().repositories.get(repository)?.blobs.get(digest.as_ref()).cloned()
+    }
+
+    /// Media type and bytes of a manifest by its tag or digest, if the repository has it.
+    pub fn manifest(&self, repository: &str, reference: impl AsRef<str>) -> Option<(String, Bytes)> {
+        let shared = self.state.lock();
+        let (_, media_type, bytes) = shared.repositories.get(repository)?.manifest(reference.as_ref())?;
+        Some((media_type.to_owned(), bytes.clone()))
+    }
+
+    /// Digests by tag. There are none in a repository that does not exist.
+    pub fn tags(&self, repository: &str) -> BTreeMap<String, String> {
+        self.state.lock().repositories.get(repository).map(|it| it.tags.clone()).unwrap_or_default()
+    }
+
+    /// How many uploads have begun, and have neither ended nor been given up.
+    pub fn uploads(&self) -> usize {
+        self.state.lock().uploads.len()
+    }
+}
+
+/// What it saw.
+impl Registry {
     /// Every request until now, in the order of arrival.
     pub fn requests(&self) -> Vec<Request> {
         self.state.lock().requests.clone()
+    }
+
+    /// How many TCP connections were accepted until now.
+    pub fn connections(&self) -> usize {
+        self.state.lock().connections
+    }
+
+    /// The most requests that were in flight at once until now: those whose head had arrived, and whose answer
+    /// was not complete.
+    pub fn peak(&self) -> usize {
+        self.state.lock().peak
     }
 }
 
@@ -67,270 +199,107 @@ pub struct Request {
     pub method: String,
     /// The path with its query.
     pub path: String,
+    /// Names and values of the query, decoded, in their order.
+    pub query: Vec<(String, String)>,
     /// Values by name in lower case.
     pub headers: BTreeMap<String, String>,
+    /// How many bytes of its body were read until now.
+    pub body_length: u64,
+    /// Names and values of the form that was sent to `/token`, decoded, in their order.
+    pub form: Vec<(String, String)>,
 }
 
-/// Builds a [`Registry`] that asks for credentials.
-#[derive(Debug, Default)]
-pub struct RegistryBuilder {
-    auth: Auth,
-}
-
-impl RegistryBuilder {
-    /// Asks for a bearer token, which `/token` on the same host gives out. Not asked for if not set.
-    pub fn token_auth(self) -> Self {
-        Self { auth: Auth { token: true, ..self.auth } }
+impl Request {
+    /// The first value of this name in the query, or else in the form.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.query.iter().chain(&self.form).find(|(it, _)| it == name).map(|(_, value)| &**value)
     }
-
-    /// Asks for this user and password: at `/token` with [`token_auth`](Self::token_auth), else for every
-    /// request. Anonymous if not set.
-    pub fn password(self, user: &str, password: &str) -> Self {
-        Self { auth: Auth { password: Some((user.to_owned(), password.to_owned())), ..self.auth } }
-    }
-
-    /// Starts it. It answers when this returns.
-    pub async fn start(self) -> Registry {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port is free");
-        let host = listener.local_addr().expect("it is bound").to_string();
-        let state = Arc::new(State { host: host.clone(), auth: self.auth, shared: Mutex::default() });
-        let router = Router::new().fallback(server::answer).with_state(state.clone());
-        let (stop, stopped) = oneshot::channel::<()>();
-        let server = axum::serve(listener, router).with_graceful_shutdown(async {
-            // Nothing is ever sent: the sender is dropped.
-            stopped.await.ok();
-        });
-        tokio::spawn(async { server.await.expect("a bound server ends only when it is told to") });
-        Registry { host, state, _stop: stop }
-    }
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Auth {
-    pub(crate) token: bool,
-    pub(crate) password: Option<(String, String)>,
-}
-
-/// What the server and the test share.
-#[derive(Debug)]
-pub(crate) struct State {
-    pub(crate) host: String,
-    pub(crate) auth: Auth,
-    shared: Mutex<Shared>,
-}
-
-impl State {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().expect("nothing panics while it holds this lock")
-    }
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Shared {
-    pub(crate) repositories: BTreeMap<String, Repository>,
-    pub(crate) faults: Vec<Fault>,
-    pub(crate) requests: Vec<Request>,
-    /// The scopes of every token that was given out.
-    pub(crate) tokens: BTreeMap<String, Vec<String>>,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Repository {
-    /// Media type and bytes, by digest.
-    pub(crate) blobs: BTreeMap<String, (String, Bytes)>,
-    /// Digests by tag.
-    pub(crate) tags: BTreeMap<String, String>,
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use super::*;
-    use crate::{ImageBuilder, Layer, http};
-
-    async fn registry() -> (Registry, Image) {
-        let image = ImageBuilder::new().layer(Layer::new().file("file", 0o644, &[7; 5000]).plain()).build();
-        let registry = Registry::start().await;
-        registry.push(&image, "library/app", "latest");
-        (registry, image)
-    }
-
-    fn layer_path(image: &Image) -> String {
-        format!("/v2/library/app/blobs/{}", image.layers()[0].digest())
-    }
+    use crate::{Fault, Registry, http, sample};
 
     #[tokio::test]
-    async fn manifests_are_served_by_tag_and_by_digest() {
-        let (registry, image) = registry().await;
-        let digest = image.root.digest().to_string();
-        for reference in ["latest", &digest] {
-            let path = format!("/v2/library/app/manifests/{reference}");
+    async fn requests_are_in_the_log_with_all_that_they_say() {
+        let (registry, _) = sample::registry().await;
+        let path = "/v2/library/app/manifests/latest?a=1&b=x%2Fy";
+        http::send(&registry.host(), "HEAD", path, &[("x-name", "value")], b"").await;
+        http::send(&registry.host(), "POST", "/somewhere", &[], &[7; 100_000]).await;
 
-            let head = http::send(&registry.host(), "HEAD", &path, &[], b"").await;
-            let get = http::send(&registry.host(), "GET", &path, &[], b"").await;
-
-            assert_eq!((head.status, get.status), (200, 200), "{reference}");
-            assert_eq!(head.header("docker-content-digest"), Some(&*digest));
-            assert_eq!(head.header("content-type"), Some("application/vnd.oci.image.manifest.v1+json"));
-            assert_eq!(head.header("content-length"), Some(&*image.root.size().to_string()));
-            assert_eq!(head.body, b"");
-            assert_eq!(get.body, image.blob(image.root.digest()));
-        }
         let requests = registry.requests();
-        assert_eq!(requests.len(), 4);
-        assert_eq!((&*requests[0].method, &*requests[0].path), ("HEAD", "/v2/library/app/manifests/latest"));
+
+        assert_eq!((&*requests[0].method, &*requests[0].path), ("HEAD", path));
+        assert_eq!(requests[0].parameter("b"), Some("x/y"));
         assert_eq!(requests[0].headers["host"], registry.host());
+        assert_eq!(requests[0].headers["x-name"], "value");
+        let lengths: Vec<_> = requests.iter().map(|it| it.body_length).collect();
+        assert_eq!(lengths, [0, 100_000]);
+        assert_eq!(registry.connections(), 2);
     }
 
     #[tokio::test]
-    async fn what_is_not_there_is_404_with_the_registry_s_error() {
-        let (registry, _) = registry().await;
-        for (path, code) in [
-            ("/v2/library/app/manifests/other", "MANIFEST_UNKNOWN"),
-            ("/v2/library/app/blobs/sha256:0", "BLOB_UNKNOWN"),
-            ("/v2/nobody/manifests/latest", "NAME_UNKNOWN"),
+    async fn what_was_pushed_can_be_read_back() {
+        let (registry, image) = sample::registry().await;
+        let (root, layer) = (&image.root, image.layers().remove(0));
+
+        assert_eq!(registry.blob("library/app", layer.digest()), Some(image.blob(layer.digest())));
+        assert_eq!(registry.blob("library/app", root.digest()), None, "it is a manifest");
+        assert_eq!(registry.blob("library/other", layer.digest()), None);
+        let manifest = (root.media_type().to_string(), image.blob(root.digest()));
+        for reference in ["latest", root.digest().as_ref()] {
+            assert_eq!(registry.manifest("library/app", reference), Some(manifest.clone()), "{reference}");
+        }
+        let tags = [("latest".to_owned(), root.digest().to_string())];
+        assert_eq!(registry.tags("library/app"), tags.into());
+        assert!(registry.tags("library/other").is_empty());
+    }
+
+    #[tokio::test]
+    async fn raw_bytes_are_served_as_whatever_they_are_said_to_be() {
+        let registry = Registry::start().await;
+        let index = "application/vnd.oci.image.index.v1+json";
+        let itself = format!("sha256:{}", "5".repeat(64));
+        let bytes = format!("{{\"manifests\":[{{\"digest\":\"{itself}\"}}]}}");
+
+        let digest = registry.push_raw("app", "latest", "text/html", bytes.clone());
+        registry.push_raw("app", &itself, index, bytes.clone());
+        let blob = registry.push_blob("app", "blob");
+
+        for (path, media_type, body) in [
+            ("manifests/latest".to_owned(), "text/html", &*bytes),
+            (format!("manifests/{digest}"), "text/html", &*bytes),
+            (format!("manifests/{itself}"), index, &*bytes),
+            (format!("blobs/{blob}"), "application/octet-stream", "blob"),
         ] {
-            let response = http::send(&registry.host(), "GET", path, &[], b"").await;
-
-            assert_eq!(response.status, 404, "{path}");
-            let errors: serde_json::Value = serde_json::from_slice(&response.body).expect("it is JSON");
-            assert_eq!(errors["errors"][0]["code"], code, "{path}");
+            let answer = http::get(&registry.host(), &format!("/v2/app/{path}")).await;
+            assert_eq!((answer.status, answer.header("content-type")), (200, Some(media_type)), "{path}");
+            assert_eq!(answer.body, body.as_bytes(), "{path}");
         }
-        assert_eq!(http::send(&registry.host(), "GET", "/v2/", &[], b"").await.status, 200);
     }
 
     #[tokio::test]
-    async fn ranges_of_a_blob_are_served() {
-        let (registry, image) = registry().await;
-        let whole = image.blob(image.layers()[0].digest());
-        let size = whole.len();
-        for (range, start, end) in
-            [("bytes=100-199", 100, 200), ("bytes=5000-", 5000, size), ("bytes=-7", size - 7, size)]
-        {
-            let response =
-                http::send(&registry.host(), "GET", &layer_path(&image), &[("range", range)], b"").await;
-
-            assert_eq!(response.status, 206, "{range}");
-            let content_range = format!("bytes {start}-{}/{size}", end - 1);
-            assert_eq!(response.header("content-range"), Some(&*content_range));
-            assert_eq!(response.body, whole[start..end], "{range}");
-        }
-        let past = format!("bytes={size}-");
-        let response =
-            http::send(&registry.host(), "GET", &layer_path(&image), &[("range", &past)], b"").await;
-        assert_eq!(response.status, 416);
-        let changed = [("range", "bytes=1-2"), ("if-range", "\"another\"")];
-        assert_eq!(http::send(&registry.host(), "GET", &layer_path(&image), &changed, b"").await.status, 200);
-    }
-
-    #[tokio::test]
-    async fn faults_of_the_answer_apply_as_often_as_they_say() {
-        let (registry, image) = registry().await;
-        let path = layer_path(&image);
-        registry.fault(Fault::answer("/blobs/", 429, &[("retry-after", "3")], "later").times(2));
-        registry.fault(Fault::no_head("/manifests/"));
-        registry.fault(Fault::no_digest_header("/manifests/"));
-        registry.fault(Fault::ignore_range("/blobs/"));
-
-        let (mut statuses, range) = (Vec::new(), [("range", "bytes=1-2")]);
+    async fn the_peak_counts_what_is_in_flight_at_once() {
+        let (registry, image) = sample::registry().await;
+        let (host, path) = (registry.host(), sample::layer_path(&image));
         for _ in 0..3 {
-            statuses.push(http::send(&registry.host(), "GET", &path, &range, b"").await.status);
+            http::get(&host, &path).await;
         }
-        let manifest = "/v2/library/app/manifests/latest";
-        let head = http::send(&registry.host(), "HEAD", manifest, &[], b"").await;
-        let get = http::send(&registry.host(), "GET", manifest, &[], b"").await;
+        assert_eq!(registry.peak(), 1);
 
-        assert_eq!(statuses, [429, 429, 200]);
-        assert_eq!((head.status, get.status), (405, 200));
-        assert_eq!(get.header("docker-content-digest"), None);
-    }
+        registry.fault(Fault::stall("/blobs/", Duration::from_millis(200)));
+        tokio::join!(http::get(&host, &path), http::get(&host, &path), http::get(&host, &path));
 
-    #[tokio::test]
-    async fn faults_of_the_body_are_seen_on_the_wire() {
-        let (registry, image) = registry().await;
-        let whole = image.blob(image.layers()[0].digest());
-        let path = layer_path(&image);
-        registry.fault(Fault::truncate_at(&path, 1000).once());
-        let cut = http::send(&registry.host(), "GET", &path, &[], b"").await;
-        registry.fault(Fault::wrong_bytes(&path).once());
-        let wrong = http::send(&registry.host(), "GET", &path, &[], b"").await;
-        let right = http::send(&registry.host(), "GET", &path, &[], b"").await;
-
-        assert_eq!(cut.header("content-length"), Some(&*whole.len().to_string()));
-        assert_eq!(cut.body, whole[..1000]);
-        assert_eq!(wrong.body.len(), whole.len());
-        assert_eq!((wrong.body[0], &wrong.body[1..]), (whole[0] ^ 0xff, &whole[1..]));
-        assert_eq!(right.body, whole);
-    }
-
-    #[tokio::test]
-    async fn slow_faults_take_their_time_and_send_everything() {
-        let (registry, image) = registry().await;
-        let whole = image.blob(image.layers()[0].digest());
-        let path = layer_path(&image);
-        let least = Duration::from_millis(200);
-        for fault in
-            [Fault::delay(&path, least), Fault::stall(&path, least), Fault::slow(&path, whole.len() * 4)]
-        {
-            registry.fault(fault.clone().once());
-            let started = std::time::Instant::now();
-
-            let response = http::send(&registry.host(), "GET", &path, &[], b"").await;
-
-            assert!(started.elapsed() >= least, "{fault:?}: {:?}", started.elapsed());
-            assert_eq!(response.body, whole, "{fault:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_token_opens_the_repository_that_it_was_asked_for() {
-        let registry = Registry::builder().token_auth().start().await;
-        registry.push(&ImageBuilder::new().build(), "app", "latest");
-        let host = registry.host();
-        let refused = http::send(&host, "GET", "/v2/app/manifests/latest", &[], b"").await;
-
-        let token = async |scope: &str| {
-            let path = format!("/token?service=testkit&scope={scope}");
-            let answer = http::send(&host, "GET", &path, &[], b"").await;
-            let answer: serde_json::Value = serde_json::from_slice(&answer.body).expect("it is JSON");
-            format!("Bearer {}", answer["token"].as_str().expect("it has a token"))
-        };
-        let mut statuses = Vec::new();
-        for scope in ["repository%3Aapp%3Apull", "repository:other:pull"] {
-            let token = token(scope).await;
-            let header = [("authorization", &*token)];
-            statuses.push(http::send(&host, "GET", "/v2/app/manifests/latest", &header, b"").await.status);
-        }
-
-        let challenge =
-            format!("Bearer realm=\"http://{host}/token\",service=\"testkit\",scope=\"repository:app:pull\"");
-        assert_eq!((refused.status, refused.header("www-authenticate")), (401, Some(&*challenge)));
-        assert_eq!(statuses, [200, 401]);
-    }
-
-    #[tokio::test]
-    async fn a_password_is_asked_for() {
-        let basic = Registry::builder().password("user", "secret").start().await;
-        let token = Registry::builder().token_auth().password("user", "secret").start().await;
-        for (registry, path) in [(&basic, "/v2/"), (&token, "/token?scope=repository:app:pull")] {
-            let anonymous = http::send(&registry.host(), "GET", path, &[], b"").await;
-            // `user:secret` and `user:wrong` in base 64.
-            let right = [("authorization", "Basic dXNlcjpzZWNyZXQ=")];
-            let wrong = [("authorization", "Basic dXNlcjp3cm9uZw==")];
-
-            assert_eq!(anonymous.status, 401, "{path}");
-            assert_eq!(anonymous.header("www-authenticate"), Some("Basic realm=\"testkit\""));
-            assert_eq!(http::send(&registry.host(), "GET", path, &right, b"").await.status, 200, "{path}");
-            assert_eq!(http::send(&registry.host(), "GET", path, &wrong, b"").await.status, 401, "{path}");
-        }
+        assert_eq!(registry.peak(), 3);
     }
 
     #[tokio::test]
     async fn a_dropped_registry_is_gone() {
-        let (registry, _) = registry().await;
+        let (registry, _) = sample::registry().await;
         let host = registry.host();
-        assert_eq!(http::send(&host, "GET", "/v2/", &[], b"").await.status, 200);
+        assert_eq!(http::get(&host, "/v2/").await.status, 200);
 
         drop(registry);
         // The server's task closes the socket the next time it runs.

@@ -1,243 +1,259 @@
 //! How the in-process registry answers one request.
+//!
+//! ```text
+//! listen ──▶ answer ──▶ token ──▶ pull, list, upload, manifest, signed ──▶ Answer ──faults──▶ the client
+//! ```
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+pub(crate) mod answer;
+mod call;
+mod list;
+pub(crate) mod listen;
+mod manifest;
+mod mount;
+mod pull;
+pub(crate) mod signed;
+pub(crate) mod token;
+mod upload;
+
+use std::{io, iter, sync::Arc};
 
 use axum::{
     body::Body,
-    extract::State as Extract,
-    http::{HeaderMap, Method, Request as HttpRequest, Response, StatusCode, header},
+    http::{Method, Request, Response, StatusCode},
 };
-use base64::{Engine, engine::general_purpose::STANDARD};
-use bytes::Bytes;
-use serde_json::json;
+use hyper::body::Incoming;
 
-use crate::{
-    fault::{self, Kind},
-    image::Image,
-    registry::{Request, State},
+use self::{
+    answer::{Answer, Counted, Flight},
+    call::Call,
+    listen::Reset,
 };
+use crate::{fault::Kind, state::State};
 
-/// Answers, after it has noted the request and taken the faults that apply to it.
+/// Answers, after it has noted the request and taken the faults that apply to it. An error breaks the
+/// connection.
 pub(crate) async fn answer(
-    Extract(state): Extract<Arc<State>>,
-    request: HttpRequest<Body>,
-) -> Response<Body> {
-    let path = request.uri().path_and_query().map_or_else(|| request.uri().path(), |it| it.as_str());
-    let faults = note(&state, request.method(), path, request.headers());
-    for fault in &faults {
+    state: Arc<State>,
+    reset: Reset,
+    request: Request<Incoming>,
+) -> io::Result<Response<Counted>> {
+    let flight = Flight::new(&state);
+    let (parts, body) = request.into_parts();
+    let mut call = Call::new(state, parts, Body::new(body));
+    let answer = answer_to(&mut call).await?;
+    if !call.has(&Kind::Unread) {
+        call.body.drain(&call.headers).await;
+    }
+    if call.has(&Kind::LoseAnswer) {
+        return Err(io::Error::other("the test wants the answer lost"));
+    }
+    Ok(answer.send(&call.faults, &call.method, &reset, flight))
+}
+
+async fn answer_to(call: &mut Call) -> io::Result<Answer> {
+    call.take_faults(true);
+    for fault in &call.faults {
         if let Kind::Delay(duration) = fault {
             tokio::time::sleep(*duration).await;
         }
     }
-    if faults.contains(&Kind::NoHead) {
-        return response(StatusCode::METHOD_NOT_ALLOWED, &[], Body::empty());
+    if call.has(&Kind::HangUp) {
+        return Err(io::Error::other("the test wants no answer"));
     }
-    let status = faults.iter().find_map(|fault| match fault {
-        Kind::Status(status, headers, body) => Some((status, headers, body)),
-        _ => None,
-    });
-    if let Some((status, headers, body)) = status {
-        let status = StatusCode::from_u16(*status).expect("the test's status is one");
-        let headers: Vec<_> = headers.iter().map(|(name, value)| (&**name, &**value)).collect();
-        return response(status, &headers, Body::from(body.clone()));
+    if call.has(&Kind::NoHead) {
+        return Ok(Answer::new(StatusCode::METHOD_NOT_ALLOWED));
+    }
+    if let Some(Kind::Status(answer)) = call.faults.iter().find(|it| matches!(it, Kind::Status(_))) {
+        let answer = answer.clone();
+        call.take_faults(false);
+        return Ok(answer);
     }
 
-    let (path, query) = path.split_once('?').unwrap_or((path, ""));
-    if path == "/token" && state.auth.token {
-        return token(&state, request.headers(), query);
-    }
+    let path = call.path.clone();
     let Some(rest) = path.strip_prefix("/v2/") else {
-        return error(StatusCode::NOT_FOUND, "UNSUPPORTED", "not the distribution API");
+        call.take_faults(false);
+        return match &*path {
+            "/token" if call.state.settings.token => token::give(call).await,
+            _ if path.starts_with(signed::FOLDER) => Ok(redirect(call).unwrap_or_else(|| signed::get(call))),
+            _ => Ok(Answer::error(StatusCode::NOT_FOUND, "UNSUPPORTED", "not the distribution API")),
+        };
     };
-    if ![Method::GET, Method::HEAD].contains(request.method()) {
-        return error(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "this registry is read-only");
-    }
     let target = Target::parse(rest);
-    if let Some(refusal) = refuse(&state, request.headers(), target.as_ref().map(|it| it.repository)) {
-        return refusal;
+    let scopes = target.as_ref().map(|it| it.scopes(call)).unwrap_or_default();
+    if let Some(refusal) = token::refuse(call, &scopes) {
+        return Ok(refusal);
     }
-    match target {
-        None if rest.is_empty() => response(StatusCode::OK, &[], Body::from("{}")),
-        None => error(StatusCode::NOT_FOUND, "UNSUPPORTED", "no such endpoint"),
-        Some(target) => serve(&state, &request, &target, &faults),
+    call.take_faults(false);
+    if let Some(elsewhere) = redirect(call) {
+        return Ok(elsewhere);
     }
+    let Some(target) = target else {
+        return Ok(Answer::error(StatusCode::NOT_FOUND, "UNSUPPORTED", "no such endpoint"));
+    };
+    route(call, target).await
 }
 
-/// `REPOSITORY/manifests/REFERENCE` or `REPOSITORY/blobs/DIGEST`.
-struct Target<'a> {
-    repository: &'a str,
-    reference: &'a str,
-    is_manifest: bool,
+async fn route(call: &mut Call, target: Target<'_>) -> io::Result<Answer> {
+    let is_read = is_read(&call.method);
+    Ok(match target {
+        Target::Base if is_read => Answer::json(StatusCode::OK, &serde_json::json!({})),
+        Target::Manifest { repository, reference } if is_read => pull::manifest(call, repository, reference),
+        Target::Blob { repository, digest } if is_read => pull::blob(call, repository, digest),
+        Target::Tags { repository } if is_read => list::tags(call, repository),
+        Target::Catalog if is_read => list::catalog(call),
+        Target::Referrers { repository, digest } if is_read => list::referrers(call, repository, digest),
+        Target::Uploads { repository } if call.method == Method::POST => {
+            upload::begin(call, repository).await?
+        }
+        Target::Upload { repository, id }
+            if [Method::GET, Method::PATCH, Method::PUT, Method::DELETE].contains(&call.method) =>
+        {
+            upload::go_on(call, repository, id).await?
+        }
+        Target::Manifest { repository, reference } if call.method == Method::PUT => {
+            manifest::put(call, repository, reference).await?
+        }
+        _ => Answer::error(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", "no such method here"),
+    })
+}
+
+fn is_read(method: &Method) -> bool {
+    [Method::GET, Method::HEAD].contains(method)
+}
+
+/// What the [`Redirect`](Kind::Redirect) fault answers.
+fn redirect(call: &Call) -> Option<Answer> {
+    call.faults.iter().find_map(|fault| match fault {
+        Kind::Redirect(status, url) => Some(Answer::new(*status).header("location", &**url)),
+        _ => None,
+    })
+}
+
+/// What a path below `/v2/` names.
+enum Target<'a> {
+    /// `/v2/` itself.
+    Base,
+    /// `REPOSITORY/manifests/REFERENCE`
+    Manifest { repository: &'a str, reference: &'a str },
+    /// `REPOSITORY/blobs/DIGEST`
+    Blob { repository: &'a str, digest: &'a str },
+    /// `REPOSITORY/blobs/uploads/`
+    Uploads { repository: &'a str },
+    /// `REPOSITORY/blobs/uploads/ID`
+    Upload { repository: &'a str, id: &'a str },
+    /// `REPOSITORY/tags/list`
+    Tags { repository: &'a str },
+    /// `REPOSITORY/referrers/DIGEST`
+    Referrers { repository: &'a str, digest: &'a str },
+    /// `_catalog`
+    Catalog,
 }
 
 impl<'a> Target<'a> {
     fn parse(path: &'a str) -> Option<Self> {
-        let (rest, reference) = path.rsplit_once('/')?;
+        match path {
+            "" => return Some(Self::Base),
+            "_catalog" => return Some(Self::Catalog),
+            _ => {}
+        }
+        let (rest, last) = path.rsplit_once('/')?;
         let (repository, kind) = rest.rsplit_once('/')?;
-        let is_manifest = match kind {
-            "manifests" => true,
-            "blobs" => false,
-            _ => return None,
+        match (kind, last) {
+            ("manifests", reference) => Some(Self::Manifest { repository, reference }),
+            ("blobs", digest) => Some(Self::Blob { repository, digest }),
+            ("referrers", digest) => Some(Self::Referrers { repository, digest }),
+            ("tags", "list") => Some(Self::Tags { repository }),
+            ("uploads", id) => {
+                let repository = repository.strip_suffix("/blobs")?;
+                Some(if id.is_empty() {
+                    Self::Uploads { repository }
+                } else {
+                    Self::Upload { repository, id }
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// What a token must allow: the first of these, and the others if it is to have all that it asks for.
+    fn scopes(&self, call: &Call) -> Vec<String> {
+        let repository = match self {
+            Self::Base => return Vec::new(),
+            Self::Catalog => return vec!["registry:catalog:*".to_owned()],
+            Self::Manifest { repository, .. }
+            | Self::Blob { repository, .. }
+            | Self::Uploads { repository }
+            | Self::Upload { repository, .. }
+            | Self::Tags { repository }
+            | Self::Referrers { repository, .. } => repository,
         };
-        Some(Self { repository, reference, is_manifest })
+        let is_upload = matches!(self, Self::Uploads { .. } | Self::Upload { .. });
+        let actions = if is_read(&call.method) && !is_upload { "pull" } else { "pull,push" };
+        let from = call.parameter("from").filter(|_| matches!(self, Self::Uploads { .. }));
+        let from = from.map(|from| format!("repository:{from}:pull"));
+        iter::once(format!("repository:{repository}:{actions}")).chain(from).collect()
     }
 }
 
-/// Writes the request into the log, and gives the first fault of each kind that applies to it.
-fn note(state: &State, method: &Method, path: &str, headers: &HeaderMap) -> Vec<Kind> {
-    let text = |value: &header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let log = headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect::<BTreeMap<_, _>>();
-    let mut shared = state.lock();
-    shared.requests.push(Request { method: method.to_string(), path: path.to_owned(), headers: log });
+#[cfg(test)]
+mod tests {
+    use crate::{Fault, http, sample};
 
-    let has_range = headers.contains_key(header::RANGE);
-    let mut faults: Vec<Kind> = Vec::new();
-    for fault in &mut shared.faults {
-        let is_new =
-            !faults.iter().any(|it| std::mem::discriminant(it) == std::mem::discriminant(&fault.kind));
-        if is_new && fault.applies(method, path, has_range) {
-            faults.push(fault.kind.clone());
+    #[tokio::test]
+    async fn faults_apply_as_often_as_they_say_and_to_the_method_that_they_say() {
+        let (registry, image) = sample::registry().await;
+        let path = sample::layer_path(&image);
+        registry.fault(Fault::answer("/blobs/", 429, &[("Retry-After", "3")], "later").times(2));
+        registry.fault(Fault::no_head("/manifests/"));
+        registry.fault(Fault::status("/manifests/", 500).method("DELETE"));
+
+        let (mut statuses, host) = (Vec::new(), registry.host());
+        for _ in 0..3 {
+            statuses.push(http::get(&host, &path).await.status);
         }
-    }
-    faults
-}
+        let manifest = "/v2/library/app/manifests/latest";
+        let head = http::send(&host, "HEAD", manifest, &[], b"").await;
+        let get = http::get(&host, manifest).await;
+        let delete = http::send(&host, "DELETE", manifest, &[], b"").await;
 
-fn serve(state: &State, request: &HttpRequest<Body>, target: &Target<'_>, faults: &[Kind]) -> Response<Body> {
-    let shared = state.lock();
-    let Some(repository) = shared.repositories.get(target.repository) else {
-        return error(StatusCode::NOT_FOUND, "NAME_UNKNOWN", "repository name not known to registry");
-    };
-    let tagged = repository.tags.get(target.reference).filter(|_| target.is_manifest);
-    let digest = tagged.map_or(target.reference, String::as_str);
-    let found =
-        repository.blobs.get(digest).filter(|(kind, _)| Image::is_manifest(kind) == target.is_manifest);
-    let Some((media_type, bytes)) = found else {
-        let code = if target.is_manifest { "MANIFEST_UNKNOWN" } else { "BLOB_UNKNOWN" };
-        return error(StatusCode::NOT_FOUND, code, "unknown to registry");
-    };
-
-    let etag = format!("\"{digest}\"");
-    let size = bytes.len();
-    let media_type = if target.is_manifest { media_type } else { "application/octet-stream" };
-    let mut headers = vec![("content-type", media_type.to_owned()), ("etag", etag.clone())];
-    if !faults.contains(&Kind::NoDigestHeader) {
-        headers.push(("docker-content-digest", digest.to_owned()));
+        assert_eq!(statuses, [429, 429, 200]);
+        assert_eq!((head.status, get.status, delete.status), (405, 200, 500));
     }
-    let (mut status, mut bytes) = (StatusCode::OK, bytes.clone());
-    if !target.is_manifest {
-        headers.push(("accept-ranges", "bytes".to_owned()));
-        let same = request.headers().get(header::IF_RANGE).is_none_or(|it| it.as_bytes() == etag.as_bytes());
-        let asked = request.headers().get(header::RANGE).and_then(|it| it.to_str().ok());
-        match asked.filter(|_| same && !faults.contains(&Kind::IgnoreRange)).map(|it| range(it, size)) {
-            None | Some(Asked::Whole) => {}
-            Some(Asked::Part(part)) => {
-                status = StatusCode::PARTIAL_CONTENT;
-                headers.push(("content-range", format!("bytes {}-{}/{size}", part.start, part.end - 1)));
-                bytes = bytes.slice(part);
-            }
-            Some(Asked::Nothing) => {
-                status = StatusCode::RANGE_NOT_SATISFIABLE;
-                headers.push(("content-range", format!("bytes */{size}")));
-                bytes = Bytes::new();
-            }
+
+    #[tokio::test]
+    async fn a_redirect_names_any_url() {
+        let (registry, image) = sample::registry().await;
+        registry.fault(Fault::redirect("/blobs/", 308, "http://127.0.0.1:1/elsewhere").once());
+
+        let answer = http::get(&registry.host(), &sample::layer_path(&image)).await;
+
+        assert_eq!((answer.status, answer.header("location")), (308, Some("http://127.0.0.1:1/elsewhere")));
+    }
+
+    #[tokio::test]
+    async fn a_hung_up_request_has_no_answer() {
+        let (registry, image) = sample::registry().await;
+        for fault in [Fault::hang_up("/blobs/"), Fault::lose_answer("/blobs/")] {
+            registry.fault(fault.clone().once());
+
+            let path = sample::layer_path(&image);
+            let (answer, _) = http::attempt(&registry.host(), "GET", &path, b"", usize::MAX).await;
+
+            assert!(answer.is_none(), "{fault:?}: {answer:?}");
         }
+        assert_eq!(registry.requests().len(), 2);
     }
-    headers.push(("content-length", bytes.len().to_string()));
 
-    let body = if request.method() == Method::HEAD { Body::empty() } else { fault::body(bytes, faults) };
-    let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, &**value)).collect();
-    response(status, &headers, body)
-}
+    #[tokio::test]
+    async fn an_answer_need_not_wait_for_the_body() {
+        let (registry, _) = sample::registry().await;
+        registry.fault(Fault::status("/blobs/uploads/", 403));
+        registry.fault(Fault::unread("/blobs/uploads/"));
 
-enum Asked {
-    Whole,
-    Part(Range<usize>),
-    Nothing,
-}
+        let path = "/v2/library/app/blobs/uploads/";
+        let (answer, _) = http::attempt(&registry.host(), "POST", path, b"unread", usize::MAX).await;
 
-/// What a `Range` header asks for. One that does not parse is as good as none, as HTTP has it.
-fn range(header: &str, size: usize) -> Asked {
-    let parsed = header.strip_prefix("bytes=").and_then(|it| it.split_once('-'));
-    let part = match parsed.map(|(start, end)| (start.parse::<usize>(), end.parse::<usize>(), start, end)) {
-        Some((Ok(start), Ok(last), ..)) if start <= last => start..last.saturating_add(1).min(size),
-        Some((Ok(start), _, _, "")) => start..size,
-        Some((_, Ok(length), "", _)) => size.saturating_sub(length)..size,
-        _ => return Asked::Whole,
-    };
-    if part.start < part.end { Asked::Part(part) } else { Asked::Nothing }
-}
-
-/// The 401 for whoever has not shown what this registry asks for.
-fn refuse(state: &State, headers: &HeaderMap, repository: Option<&str>) -> Option<Response<Body>> {
-    if !state.auth.token {
-        return refuse_password(state, headers);
+        assert_eq!(answer.map(|it| it.status), Some(403));
+        assert_eq!(registry.requests()[0].body_length, 0);
     }
-    let scope = repository.map(|it| format!("repository:{it}:pull"));
-    let token = authorization(headers, "Bearer ");
-    let shared = state.lock();
-    let scopes = token.and_then(|token| shared.tokens.get(token));
-    if scopes.is_some_and(|scopes| scope.as_ref().is_none_or(|scope| covers(scopes, scope))) {
-        return None;
-    }
-    let host = &state.host;
-    let mut challenge = format!("Bearer realm=\"http://{host}/token\",service=\"testkit\"");
-    if let Some(scope) = scope {
-        challenge += &format!(",scope=\"{scope}\"");
-    }
-    Some(unauthorized(&challenge))
-}
-
-fn refuse_password(state: &State, headers: &HeaderMap) -> Option<Response<Body>> {
-    let (user, password) = state.auth.password.as_ref()?;
-    let right = STANDARD.encode(format!("{user}:{password}"));
-    let is_right = authorization(headers, "Basic ") == Some(&*right);
-    (!is_right).then(|| unauthorized("Basic realm=\"testkit\""))
-}
-
-/// Whether one of these scopes, `repository:NAME:ACTION,…`, allows pulling as `wanted` asks.
-fn covers(scopes: &[String], wanted: &str) -> bool {
-    let (wanted, _) = wanted.rsplit_once(':').expect("a scope has two colons");
-    scopes
-        .iter()
-        .filter_map(|scope| scope.rsplit_once(':'))
-        .any(|(name, actions)| name == wanted && actions.split(',').any(|action| action == "pull"))
-}
-
-fn token(state: &State, headers: &HeaderMap, query: &str) -> Response<Body> {
-    if let Some(refusal) = refuse_password(state, headers) {
-        return refusal;
-    }
-    let scopes = url::form_urlencoded::parse(query.as_bytes())
-        .filter(|(name, _)| name == "scope")
-        .flat_map(|(_, value)| value.split(' ').map(str::to_owned).collect::<Vec<_>>())
-        .collect();
-    let mut shared = state.lock();
-    let token = format!("token-{}", shared.tokens.len());
-    shared.tokens.insert(token.clone(), scopes);
-    let body = json!({ "token": token, "access_token": token, "expires_in": 300 });
-    response(StatusCode::OK, &[("content-type", "application/json")], Body::from(body.to_string()))
-}
-
-fn authorization<'a>(headers: &'a HeaderMap, scheme: &str) -> Option<&'a str> {
-    headers.get(header::AUTHORIZATION)?.to_str().ok()?.strip_prefix(scheme)
-}
-
-fn unauthorized(challenge: &str) -> Response<Body> {
-    let mut refusal = error(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", "authentication required");
-    let challenge = challenge.parse().expect("names of repositories and hosts are ASCII");
-    refusal.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-    refusal
-}
-
-fn error(status: StatusCode, code: &str, message: &str) -> Response<Body> {
-    let body = json!({ "errors": [{ "code": code, "message": message }] });
-    response(status, &[("content-type", "application/json")], Body::from(body.to_string()))
-}
-
-fn response(status: StatusCode, headers: &[(&str, &str)], body: Body) -> Response<Body> {
-    let mut response = Response::builder().status(status);
-    for &(name, value) in headers {
-        response = response.header(name, value);
-    }
-    response.body(body).expect("the headers are ASCII")
 }
