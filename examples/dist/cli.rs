@@ -1,15 +1,30 @@
 //! What the command line may say.
 
-use std::{path::PathBuf, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use oci_spec::image::Digest;
-use windlass::{Platforms, Reference, Windlass, images::Platform, remotes::Registry, snapshot::Native};
+use windlass::{
+    Platforms, Reference, Windlass,
+    images::Platform,
+    remotes::{ParallelFetch, Registry, credentials::AuthFiles, hosts::HostsDir, local::Source},
+    snapshot::Native,
+};
 
 /// Pull, store, unpack and run OCI and Docker images, without a daemon.
 #[derive(Debug, Parser)]
 #[command(name = "dist", version = env!("WINDLASS_VERSION"))]
 pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) settings: Settings,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What all commands have in common.
+#[derive(Debug, Args)]
+pub(crate) struct Settings {
     /// Where everything is kept [default: /var/lib/windlass for root, else $XDG_DATA_HOME/windlass].
     #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
@@ -26,12 +41,25 @@ pub(crate) struct Cli {
     #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "30s")]
     connect_timeout: Duration,
 
+    /// Mirrors and certificates of registries, in containerd's format.
+    #[arg(long, global = true, value_name = "DIR", default_value = "/etc/containerd/certs.d")]
+    hosts_dir: PathBuf,
+
+    /// Speak plain HTTP with this registry too, written `name` or `name:port`.
+    #[arg(long, global = true, value_name = "HOST")]
+    plain_http: Vec<String>,
+
+    /// Logins, in Docker's or podman's format [default: where docker and podman look].
+    #[arg(long, global = true, value_name = "FILE")]
+    authfile: Option<PathBuf>,
+
+    /// Fetch large blobs over so many connections at once.
+    #[arg(long, global = true, value_name = "N", default_value = "1")]
+    connections: NonZeroUsize,
+
     /// How layers are kept: as overlayfs layers, or as whole copies.
     #[arg(long, global = true, value_enum, default_value_t = Driver::Overlay)]
     snapshotter: Driver,
-
-    #[command(subcommand)]
-    pub(crate) command: Command,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -40,14 +68,14 @@ enum Driver {
     Native,
 }
 
-impl Cli {
+impl Settings {
     /// Opens the folder that `--root` names.
     pub(crate) async fn open(&self) -> anyhow::Result<Windlass> {
         let root = match &self.root {
             Some(root) => root.clone(),
             None => default_root()?,
         };
-        let registry = Registry::builder().connect_timeout(self.connect_timeout).build()?;
+        let registry = self.registry()?;
         let driver = self.snapshotter;
         let open = move || {
             let builder = Windlass::builder().resolver(registry);
@@ -60,6 +88,30 @@ impl Cli {
             anyhow::Ok(builder.open(root)?)
         };
         tokio::task::spawn_blocking(open).await?
+    }
+
+    /// The way to the registries.
+    pub(crate) fn registry(&self) -> anyhow::Result<Registry> {
+        Ok(self.registry_settings().credentials_from(self.logins()).build()?)
+    }
+
+    /// The same, but for who we are there.
+    pub(crate) fn registry_settings(&self) -> windlass::remotes::Builder {
+        let mut settings =
+            Registry::builder().connect_timeout(self.connect_timeout).hosts(HostsDir::new(&self.hosts_dir));
+        for host in &self.plain_http {
+            settings = settings.plain_http(host);
+        }
+        match self.connections.get() {
+            1 => settings,
+            _ => settings
+                .parallel_fetch(ParallelFetch { connections: self.connections, ..ParallelFetch::default() }),
+        }
+    }
+
+    /// What `login` remembers, here and in docker and podman.
+    pub(crate) fn logins(&self) -> AuthFiles {
+        self.authfile.as_ref().map_or_else(AuthFiles::from_env, AuthFiles::new)
     }
 }
 
@@ -77,10 +129,41 @@ fn default_root() -> anyhow::Result<PathBuf> {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    #[command(flatten)]
+    Local(LocalCommand),
+    #[command(flatten)]
+    Remote(RemoteCommand),
+}
+
+/// What is about registries alone, and needs no folder.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RemoteCommand {
+    /// Copy an image, or an index with all its images, to a registry, without storing it here.
+    Copy(CopyArgs),
+    /// List the tags of a repository.
+    Tags {
+        /// Such as `redis` or `ghcr.io/owner/name`.
+        repository: Reference,
+    },
+    /// Remember who to be at a registry, once it has agreed.
+    Login(LoginArgs),
+    /// Forget who to be at a registry.
+    Logout {
+        /// Such as `ghcr.io` or `registry.example:5000`.
+        #[arg(default_value = "docker.io")]
+        host: String,
+    },
+}
+
+/// What works in the folder that `--root` names.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LocalCommand {
     /// Fetch an image, unpack it while it arrives, and record its name.
     Pull(PullArgs),
     /// Fetch all content of an image; unpack nothing.
     Fetch(PullArgs),
+    /// Send an image that is here to a registry.
+    Push(PushArgs),
     /// Print what a name stands for: a manifest by tag, any blob by digest.
     FetchObject {
         /// Such as `redis:latest` or `redis@sha256:…`.
@@ -159,8 +242,9 @@ pub(crate) enum RootfsCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
-    /// Such as `redis`, `ghcr.io/owner/name:tag`, `127.0.0.1:5000/app@sha256:…`.
-    pub(crate) reference: Reference,
+    /// Such as `redis`, `ghcr.io/owner/name:tag`, `127.0.0.1:5000/app@sha256:…`, or a local image: `oci:PATH:TAG`,
+    /// `oci-archive:FILE`, `docker-archive:FILE`.
+    pub(crate) source: Source,
     #[command(flatten)]
     pub(crate) platforms: PlatformArgs,
     /// Fetch for all platforms; the host's is unpacked.
@@ -178,6 +262,52 @@ impl PullArgs {
             false => self.platforms.platforms(),
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// An image that is here.
+    pub(crate) name: Reference,
+    /// Where to [default: its own name].
+    pub(crate) to: Option<Reference>,
+    /// Send only this platform's image of an index.
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(crate) platform: Option<Platform>,
+    #[command(flatten)]
+    pub(crate) upload: UploadArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CopyArgs {
+    /// In a registry, or a local image: `oci:PATH:TAG`, `oci-archive:FILE`, `docker-archive:FILE`.
+    pub(crate) from: Source,
+    /// Where to, in a registry.
+    pub(crate) to: Reference,
+    #[command(flatten)]
+    pub(crate) upload: UploadArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UploadArgs {
+    /// Another repository of the target registry that may have blobs already, such as `library/debian`.
+    #[arg(long, value_name = "REPOSITORY")]
+    pub(crate) mount_from: Vec<String>,
+    /// Print events on stdout, one JSON object per line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LoginArgs {
+    /// Such as `ghcr.io` or `registry.example:5000`.
+    #[arg(default_value = "docker.io")]
+    pub(crate) host: String,
+    /// The user [default: asked for].
+    #[arg(short, long)]
+    pub(crate) username: Option<String>,
+    /// Read the password from stdin, instead of asking for it.
+    #[arg(long)]
+    pub(crate) password_stdin: bool,
 }
 
 #[derive(Debug, Args)]

@@ -37,7 +37,6 @@ struct Display {
     terminal: bool,
     started: Instant,
     transferred: u64,
-    resolved: bool,
 }
 
 /// What is shown of one resource.
@@ -54,16 +53,12 @@ impl Display {
             terminal: io::stderr().is_terminal(),
             started: Instant::now(),
             transferred: 0,
-            resolved: false,
         }
     }
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Resolved { name, descriptor } => {
-                self.resolved = true;
-                self.update(name, &descriptor, "resolved", None);
-            }
+            Event::Resolved { name, descriptor } => self.update(name, &descriptor, "resolved", None),
             Event::Waiting { descriptor } => {
                 self.update(ingest_key(&descriptor), &descriptor, "waiting", Some(0));
             }
@@ -72,6 +67,16 @@ impl Display {
             }
             Event::Exists { descriptor } => self.update(ingest_key(&descriptor), &descriptor, "exists", None),
             Event::Downloaded { descriptor, transferred } => {
+                self.transferred += transferred;
+                self.update(ingest_key(&descriptor), &descriptor, "done", None);
+            }
+            Event::Uploading { descriptor, offset } => {
+                self.update(ingest_key(&descriptor), &descriptor, "uploading", Some(offset));
+            }
+            Event::Mounted { descriptor } => {
+                self.update(ingest_key(&descriptor), &descriptor, "mounted", None);
+            }
+            Event::Uploaded { descriptor, transferred } => {
                 self.transferred += transferred;
                 self.update(ingest_key(&descriptor), &descriptor, "done", None);
             }
@@ -110,7 +115,7 @@ impl Display {
     }
 
     fn summary(&self) {
-        if !self.resolved {
+        if self.bars.is_empty() {
             return;
         }
         let elapsed = self.started.elapsed();

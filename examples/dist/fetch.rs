@@ -16,7 +16,11 @@ async fn get(windlass: &Windlass, arguments: PullArgs, unpack: bool) -> anyhow::
     let (progress, events) = progress::channel();
     let display = tokio::spawn(display::show(events, arguments.json));
     let options = PullOptions::default().platforms(arguments.platforms()).progress(progress).unpack(unpack);
-    let pulled = windlass.pull_with(&arguments.reference, options).await;
+    let pulled = async {
+        let resolved = arguments.source.resolve(windlass.resolver().as_ref()).await?;
+        windlass.pull_resolved(resolved, options).await
+    };
+    let pulled = pulled.await;
     let displayed = display.await?;
     pulled?;
     Ok(displayed?)

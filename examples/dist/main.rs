@@ -7,7 +7,9 @@ mod content;
 mod display;
 mod fetch;
 mod images;
+mod login;
 mod output;
+mod push;
 mod rootfs;
 mod run;
 #[path = "../support/runtime.rs"]
@@ -20,7 +22,7 @@ use std::{
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, LocalCommand, RemoteCommand, Settings};
 
 fn main() -> ExitCode {
     // The embedded runtime is this program again, before any thread exists.
@@ -28,7 +30,7 @@ fn main() -> ExitCode {
         return code;
     }
     let cli = Cli::parse();
-    if cli.debug {
+    if cli.settings.debug {
         tracing_subscriber::fmt()
             .with_max_level(tracing::Level::DEBUG)
             .with_writer(io::stderr)
@@ -56,7 +58,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 }
 
 async fn with_time_limit(cli: Cli) -> anyhow::Result<ExitCode> {
-    match cli.timeout {
+    match cli.settings.timeout {
         None => command(cli).await,
         Some(limit) => tokio::time::timeout(limit, command(cli)).await.unwrap_or_else(|_| {
             Err(anyhow::anyhow!("gave up after {} (--timeout)", humantime::format_duration(limit)))
@@ -65,21 +67,39 @@ async fn with_time_limit(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 async fn command(cli: Cli) -> anyhow::Result<ExitCode> {
-    let windlass = cli.open().await?;
     match cli.command {
-        Command::Pull(arguments) => fetch::pull(&windlass, arguments).await?,
-        Command::Fetch(arguments) => fetch::fetch(&windlass, arguments).await?,
-        Command::FetchObject { reference } => fetch::object(&windlass, &reference).await?,
-        Command::Images { json } => images::list(&windlass, json)?,
-        Command::Run(arguments) => return run::run(&windlass, arguments).await,
-        Command::Ingest(arguments) => content::ingest(&windlass, arguments).await?,
-        Command::Active { quiet } => content::active(&windlass, quiet).await?,
-        Command::List { quiet } => content::list(&windlass, quiet).await?,
-        Command::Path { no_check, digests } => content::path(&windlass, !no_check, &digests).await?,
-        Command::Get { digest } => content::get(&windlass, &digest).await?,
-        Command::Delete { digests } => content::delete(&windlass, &digests).await?,
-        Command::Apply { dir } => rootfs::apply(&dir).await?,
-        Command::Rootfs(command) => rootfs::command(&windlass, command).await?,
+        Command::Local(command) => local(&cli.settings, command).await,
+        Command::Remote(command) => remote(&cli.settings, command).await,
+    }
+}
+
+async fn local(settings: &Settings, command: LocalCommand) -> anyhow::Result<ExitCode> {
+    let windlass = settings.open().await?;
+    match command {
+        LocalCommand::Pull(arguments) => fetch::pull(&windlass, arguments).await?,
+        LocalCommand::Fetch(arguments) => fetch::fetch(&windlass, arguments).await?,
+        LocalCommand::FetchObject { reference } => fetch::object(&windlass, &reference).await?,
+        LocalCommand::Push(arguments) => push::push(&windlass, settings.registry()?, arguments).await?,
+        LocalCommand::Images { json } => images::list(&windlass, json)?,
+        LocalCommand::Run(arguments) => return run::run(&windlass, arguments).await,
+        LocalCommand::Ingest(arguments) => content::ingest(&windlass, arguments).await?,
+        LocalCommand::Active { quiet } => content::active(&windlass, quiet).await?,
+        LocalCommand::List { quiet } => content::list(&windlass, quiet).await?,
+        LocalCommand::Path { no_check, digests } => content::path(&windlass, !no_check, &digests).await?,
+        LocalCommand::Get { digest } => content::get(&windlass, &digest).await?,
+        LocalCommand::Delete { digests } => content::delete(&windlass, &digests).await?,
+        LocalCommand::Apply { dir } => rootfs::apply(&dir).await?,
+        LocalCommand::Rootfs(command) => rootfs::command(&windlass, command).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn remote(settings: &Settings, command: RemoteCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        RemoteCommand::Copy(arguments) => push::copy(settings.registry()?, arguments).await?,
+        RemoteCommand::Tags { repository } => push::tags(settings.registry()?, &repository).await?,
+        RemoteCommand::Login(arguments) => login::login(settings, arguments).await?,
+        RemoteCommand::Logout { host } => login::logout(settings, &host).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

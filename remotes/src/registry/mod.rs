@@ -35,7 +35,7 @@ use async_trait::async_trait;
 use windlass_reference::Reference;
 
 use crate::{
-    Resolved, Resolver, Result,
+    Error, Resolved, Resolver, Result,
     hosts::{self, Hosts},
     transport::Transport,
 };
@@ -48,9 +48,10 @@ pub(crate) use self::{
     auth::parse_challenge, content_range::parse as parse_content_range, link::next as next_link,
 };
 
-use auth::Tokens;
+use auth::{Scopes, Tokens};
+use exchange::Call;
 use health::Health;
-use limits::Limits;
+use limits::{Direction, Limits};
 use redirect::Targets;
 use server::{Repository, Server};
 
@@ -87,6 +88,23 @@ impl Registry {
     /// Settings to choose.
     pub fn builder() -> Builder {
         Builder::default()
+    }
+
+    /// Asks a registry whether it is there, and takes us for who we say we are (`GET /v2/`, distribution spec, "Determining
+    /// Support"). Mirrors are not asked.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unauthorized`](crate::Error::Unauthorized) if it does not, or does not take anybody it does not know; else as
+    /// [`Resolver::resolve`].
+    pub async fn ping(&self, host: &str) -> Result<()> {
+        let servers = self.servers(host).await?;
+        let server = servers
+            .last()
+            .ok_or_else(|| Error::Config { reason: format!("no server is configured for {host}") })?;
+        let _turn = server.turn(Direction::Download).await;
+        server.request(&Call::get(server.endpoint.url.clone()), &Scopes::default()).await?;
+        Ok(())
     }
 
     fn from_settings(settings: Builder, transport: Arc<dyn Transport>) -> Self {
