@@ -76,9 +76,8 @@ impl RegistryBuilder {
 
 /// What it serves behind signed URLs.
 impl RegistryBuilder {
-    /// Answers a signed URL with 403 this long after a registry [was sent to it][send]. 300 s if not set.
-    ///
-    /// [send]: Registry::redirect_blobs_to
+    /// Answers a signed URL with 403 this long after [a redirect](Registry::redirect_blobs_to) named it. 300 s if
+    /// not set.
     pub fn signed_url_lifetime(self, lifetime: Duration) -> Self {
         self.set(|it| it.signed_url_lifetime = lifetime)
     }
