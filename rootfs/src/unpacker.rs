@@ -113,7 +113,7 @@ impl Unpacker {
             })
             .collect();
         let names: Vec<_> = layers.iter().map(|layer| layer.chain_id.to_string()).collect();
-        let there = self.blocking(move |snapshotter| highest_committed(snapshotter, &names)).await?;
+        let there = self.blocking(move |snapshotter| whole_below(snapshotter, &names)).await?;
         let (there, missing) = layers.split_at(there);
         for layer in there {
             self.progress.send(Event::Unpacked { descriptor: layer.blob.clone(), existed: true });
@@ -248,14 +248,15 @@ impl Layer {
     }
 }
 
-/// How many layers, from the lowest, need not be unpacked: the highest snapshot that is there has all below it.
-fn highest_committed(snapshotter: &dyn Snapshotter, names: &[String]) -> Result<usize> {
-    for (index, name) in names.iter().enumerate().rev() {
-        if snapshotter.stat(name)?.is_some() {
-            return Ok(index + 1);
+/// How many layers, from the lowest, need not be unpacked. Above one that was damaged there may be others that were not: these
+/// are unpacked again, too, and then found to be there.
+fn whole_below(snapshotter: &dyn Snapshotter, names: &[String]) -> Result<usize> {
+    for (index, name) in names.iter().enumerate() {
+        if snapshotter.stat(name)?.is_none() {
+            return Ok(index);
         }
     }
-    Ok(0)
+    Ok(names.len())
 }
 
 /// Looks up in the layers below what a layer takes from them.

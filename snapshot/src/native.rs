@@ -49,7 +49,7 @@ impl Snapshotter for Native {
     }
 
     fn stat(&self, name: &str) -> Result<Option<Info>> {
-        Ok(self.folders.metadata.find(name)?.map(|row| row.info))
+        self.folders.stat(name)
     }
 
     fn update(&self, name: &str, labels: BTreeMap<String, String>) -> Result<Info> {

@@ -10,7 +10,8 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
     /// What this driver can do. Never changes during its life.
     fn capabilities(&self) -> Capabilities;
 
-    /// What is known of a snapshot, active or committed. `None` if there is none of that name.
+    /// What is known of a snapshot, active or committed. `None` if there is none of that name, or if its files are gone: a
+    /// [`commit`](Self::commit) of that name then makes it, and what is on top of it, whole again.
     fn stat(&self, name: &str) -> Result<Option<Info>>;
 
     /// Replaces the labels of a snapshot, and gives its new state.
