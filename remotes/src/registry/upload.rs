@@ -122,6 +122,10 @@ impl Upload<'_> {
         let mut chunk = Chunk::default();
         chunk.fill(&mut source, session.chunk).await?;
         loop {
+            if chunk.arrived() == chunk.end() && chunk.end() < size {
+                chunk = chunk.next();
+                chunk.fill(&mut source, session.chunk).await?;
+            }
             let whole = chunk.start == 0 && chunk.end() == size;
             let complete = whole || chunk.arrived() == size;
             let outcome = match complete {
@@ -134,10 +138,6 @@ impl Upload<'_> {
                 }
                 attempts = Attempts::new(settings, true);
                 chunk.sent = chunk.length();
-                if chunk.end() < size {
-                    chunk = chunk.next();
-                    chunk.fill(&mut source, session.chunk).await?;
-                }
                 continue;
             };
             let Some(wait) = attempts.after(&error, asked) else {
