@@ -89,7 +89,12 @@ async fn by_api(
         Err(error) => return Err(error),
     };
     while !pages.is_at_end() {
-        let (url, bytes) = pages.read().await?;
+        let (url, bytes) = pages.read().await.map_err(|error| match error {
+            Error::NotFound { url, .. } => {
+                Error::BadResponse { url, reason: "a page of the list is not there".into() }
+            }
+            error => error,
+        })?;
         found.extend(parse(&url, &bytes)?);
         if found.len() > MOST {
             let reason = format!("more than {MOST} manifests refer to {subject}");

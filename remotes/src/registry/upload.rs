@@ -105,22 +105,26 @@ impl Upload<'_> {
     }
 
     /// Sends the blob. An upload that cannot succeed is cancelled.
-    async fn send(&self, source: Source<'_>) -> Result<()> {
+    async fn send(&self, mut source: Source<'_>) -> Result<()> {
+        // A source that cannot even begin leaves nothing behind.
+        let mut chunk = Chunk::default();
+        chunk.fill(&mut source, self.server().inner.settings.upload_chunk.get() as u64).await?;
         let mut session = self.begin().await?;
-        let sent = self.send_to(&mut session, source).await;
+        let sent = self.send_to(&mut session, chunk, source).await;
         if sent.as_ref().is_err_and(|error| !error.is_transient()) {
             self.cancel(session.location).await;
         }
         sent
     }
 
-    /// Sends the blob. What breaks is resumed, or begun anew as long as all of it is in memory.
-    async fn send_to(&self, session: &mut Session, mut source: Source<'_>) -> Result<()> {
+    /// Sends this chunk and what follows. What breaks is resumed, or begun anew as long as all of it is in memory.
+    async fn send_to(&self, session: &mut Session, mut chunk: Chunk, mut source: Source<'_>) -> Result<()> {
         let size = self.descriptor.size();
         let settings = &self.server().inner.settings;
         let mut attempts = Attempts::new(settings, true);
-        let mut chunk = Chunk::default();
-        chunk.fill(&mut source, session.chunk).await?;
+        if chunk.end() < size {
+            chunk.fill(&mut source, session.chunk).await?;
+        }
         loop {
             if chunk.arrived() == chunk.end() && chunk.end() < size {
                 chunk = chunk.next();
@@ -151,8 +155,10 @@ impl Upload<'_> {
                         attempts = Attempts::new(settings, true);
                     }
                     chunk.sent = arrived - chunk.start;
-                    let least = session.least.min(size - arrived);
-                    chunk.fill(&mut source, chunk.sent + least).await?;
+                    if arrived < chunk.end() {
+                        let least = session.least.min(size - arrived);
+                        chunk.fill(&mut source, chunk.sent + least).await?;
+                    }
                 }
                 found if chunk.start == 0 => {
                     if found.is_some() {

@@ -81,7 +81,11 @@ async fn a_registry_that_wants_chunks_which_fit_no_memory_is_refused() {
         windlass_content::hash::sha256(b""),
     );
 
-    let error = pusher(&client(), &server).await.push(&large, untouched()).await.expect_err("it is too much");
+    let error = pusher(&client(), &server)
+        .await
+        .push(&large, stream(&bytes(CHUNK)))
+        .await
+        .expect_err("it is too much");
 
     let url = format!("{}/v2/app/blobs/uploads/", server.url());
     let why = "it wants chunks of 1000000000000 bytes; 67108864 is the limit";

@@ -1,14 +1,6 @@
 //! What the tests share: clients, content, and the registry's log as text.
 
-use std::{
-    num::NonZeroUsize,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{num::NonZeroUsize, path::Path, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -68,17 +60,6 @@ pub(crate) fn stream(bytes: &Bytes) -> ByteStream {
 /// A stream that may not be asked for anything.
 pub(crate) fn untouched() -> ByteStream {
     stream::once(async { panic!("nobody needs these bytes") }).boxed()
-}
-
-/// The same, and a count of what was handed out.
-pub(crate) fn counted(stream: ByteStream) -> (ByteStream, Arc<AtomicU64>) {
-    let count = Arc::new(AtomicU64::new(0));
-    let inner = count.clone();
-    let counted = stream.inspect(move |item| {
-        let length = item.as_ref().map_or(0, Bytes::len);
-        inner.fetch_add(length as u64, Ordering::Relaxed);
-    });
-    (counted.boxed(), count)
 }
 
 /// Pushes a blob into `app`.
