@@ -11,8 +11,8 @@ use crate::Result;
 pub trait Pusher: fmt::Debug + Send + Sync {
     /// Puts content where it can be fetched by its digest, and, if it is what the pusher was made for, by its tag.
     ///
-    /// `content` gives all bytes of it. If it is there already, `content` is dropped without being asked for anything: so
-    /// it may open its source when it is first polled.
+    /// `content` gives all bytes of it. If a blob is there already, `content` is dropped without being asked for anything: so
+    /// it may open its source when it is first polled. A manifest may be read in any case, for what it refers to.
     ///
     /// # Errors
     ///

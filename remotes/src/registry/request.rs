@@ -1,6 +1,6 @@
 //! Requests to one server: authenticated, tried again, errors read.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -23,6 +23,19 @@ const ERROR_BODY: u64 = 8 << 10;
 /// How much of a registry's words is repeated, in characters.
 const ERROR_TEXT: usize = 400;
 
+/// A failed attempt.
+pub(super) struct Failed {
+    pub(super) error: Error,
+    /// How long the server wants us to wait before the next one.
+    pub(super) asked: Option<Duration>,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, asked: None }
+    }
+}
+
 impl Server {
     /// Sends a request until it succeeds, or there is no more hope.
     pub(super) async fn request(&self, call: &Call, scopes: &Scopes) -> Result<Answer> {
@@ -34,14 +47,9 @@ impl Server {
         let known = self.inner.health.has_answered(&self.endpoint);
         let mut attempts = Attempts::new(&self.inner.settings, known).at_most(most);
         loop {
-            let outcome = self.authenticated(call, scopes).await;
-            let (error, asked) = match outcome {
-                Ok(answer) if answer.status.is_success() => return Ok(answer),
-                Ok(answer) => {
-                    let asked = retry_after(&answer.headers, SystemTime::now());
-                    (self.refusal(&call.url, answer).await, asked)
-                }
-                Err(error) => (error, None),
+            let Failed { error, asked } = match self.attempt(call, scopes).await {
+                Ok(answer) => return Ok(answer),
+                Err(failed) => failed,
             };
             let Some(wait) = attempts.after(&error, asked) else {
                 return Err(error);
@@ -49,6 +57,16 @@ impl Server {
             tracing::debug!(%error, ?wait, "trying again");
             sleep(wait).await;
         }
+    }
+
+    /// Sends a request once, for whoever does more between two attempts than to wait.
+    pub(super) async fn attempt(&self, call: &Call, scopes: &Scopes) -> Result<Answer, Failed> {
+        let answer = self.authenticated(call, scopes).await?;
+        if answer.status.is_success() {
+            return Ok(answer);
+        }
+        let asked = retry_after(&answer.headers, SystemTime::now());
+        Err(Failed { error: self.refusal(&call.url, answer).await, asked })
     }
 
     /// Sends a request with what is known of the caller, and once more if the server wants to know more.
