@@ -42,16 +42,36 @@ impl Server {
         self.request_up_to(u32::MAX, call, scopes).await
     }
 
+    /// As [`request`](Self::request), but an error of this status is final.
+    pub(super) async fn request_unless(&self, last: u16, call: &Call, scopes: &Scopes) -> Result<Answer> {
+        self.repeat(self.attempts(), Some(last), call, scopes).await
+    }
+
     /// As [`request`](Self::request), with no more attempts than that.
     pub(super) async fn request_up_to(&self, most: u32, call: &Call, scopes: &Scopes) -> Result<Answer> {
-        let known = self.inner.health.has_answered(&self.endpoint);
-        let mut attempts = Attempts::new(&self.inner.settings, known).at_most(most);
+        self.repeat(self.attempts().at_most(most), None, call, scopes).await
+    }
+
+    fn attempts(&self) -> Attempts {
+        // Whoever may be asked instead is asked sooner than a server that may be gone.
+        let known = !self.replaceable && self.inner.health.has_answered(&self.endpoint);
+        Attempts::new(&self.inner.settings, known)
+    }
+
+    async fn repeat(
+        &self,
+        mut attempts: Attempts,
+        last: Option<u16>,
+        call: &Call,
+        scopes: &Scopes,
+    ) -> Result<Answer> {
         loop {
             let Failed { error, asked } = match self.attempt(call, scopes).await {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => failed,
             };
-            let Some(wait) = attempts.after(&error, asked) else {
+            let is_last = matches!(error, Error::Status { status, .. } if Some(status) == last);
+            let Some(wait) = attempts.after(&error, asked).filter(|_| !is_last) else {
                 return Err(error);
             };
             tracing::debug!(%error, ?wait, "trying again");
@@ -91,9 +111,11 @@ impl Server {
     /// The error that an answer is.
     pub(super) async fn refusal(&self, asked: &Url, answer: Answer) -> Error {
         let status = answer.status;
-        let message = match self.body(&answer.url, answer.body, ERROR_BODY).await {
-            Ok(body) => words(&body),
-            Err(_) => String::new(),
+        // Words are good to have, and not worth a long wait.
+        let body = timeout(self.inner.settings.idle_timeout, self.body(&answer.url, answer.body, ERROR_BODY));
+        let message = match body.await {
+            Ok(Ok(body)) => words(&body),
+            _ => String::new(),
         };
         let (host, url) = (self.endpoint.name(), shown(asked));
         match status {
@@ -157,6 +179,11 @@ fn words(body: &[u8]) -> String {
         _ => format!("{code}{message}"),
     });
     let text = texts.filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ");
+    line(&text)
+}
+
+/// A stranger's text, fit for one line of a log: without control characters, and not too long.
+pub(super) fn line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ERROR_TEXT).collect()
 }
 

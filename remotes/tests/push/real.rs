@@ -263,7 +263,7 @@ async fn an_artifact_is_found_by_what_it_is_about() {
 
     let subject = app(&real.host(), &format!("@{}", image.root.digest()));
     let found = real.client().referrers(&subject, Some(kind)).await.expect("they are listed");
-    let digests: Vec<_> = found.iter().map(|it| it.digest()).collect();
+    let digests: Vec<_> = found.iter().map(oci_spec::image::Descriptor::digest).collect();
     assert_eq!(digests, [artifact.root.digest()]);
 }
 
