@@ -453,3 +453,25 @@ async fn a_slow_source_does_not_hold_up_the_others() {
 
     assert!(is_whole(&server, "app", &image));
 }
+
+#[tokio::test]
+async fn an_index_of_far_too_much_is_refused() {
+    let children = |numbers: std::ops::Range<u32>| {
+        let child = |it: u32| Descriptor::new(MediaType::ImageLayer, 1, sha256(&it.to_le_bytes()));
+        Index::listing(&numbers.map(child).collect::<Vec<_>>())
+    };
+    let halves = [children(0..25_000), children(25_000..50_000)];
+    let mut image = Index::listing(&halves.clone().map(|half| half.root));
+    halves.into_iter().for_each(|half| image.blobs.extend(half.blobs));
+    let root = image.root.clone();
+    let source = from_fn(move |node: Descriptor, _| {
+        let bytes = image.blob(node.digest());
+        async move { Ok(futures::stream::once(async { Ok(bytes) }).boxed()) }
+    });
+    let server = Server::start().await;
+
+    let error = push_from(source, &client(), &server, &root).await.expect_err("it is too much").to_string();
+
+    assert!(error.ends_with("it is part of more than 50000 blobs and manifests"), "{error}");
+    assert!(server.requests().is_empty());
+}
