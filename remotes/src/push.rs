@@ -24,6 +24,8 @@ use crate::{Error, Fetcher, Pushed, Pusher, Result};
 
 /// The most a manifest or index may have, in bytes.
 const MAX_MANIFEST: u64 = 4 << 20;
+/// The most that an image or index may consist of: blobs, manifests and indexes.
+const MAX_NODES: usize = 50_000;
 /// How many bytes of manifests and indexes are kept, so that they are not fetched twice. Registries count how often they are.
 const KEPT: u64 = 32 << 20;
 /// How often the push of one node is begun.
@@ -44,8 +46,27 @@ const REPORT: u64 = 256 << 10;
 /// # Errors
 ///
 /// [`Error::NotFound`] if `source` lacks something, [`Error::DigestMismatch`] if it gives another manifest than the one that
-/// was named, [`Error::TooLarge`] if that has more than 4 MiB, and what [`Fetcher::fetch`] and [`Pusher::push`] may answer.
-/// What was put before stays there; pushing again goes on after it.
+/// was named, [`Error::TooLarge`] if that has more than 4 MiB, [`Error::BadResponse`] if it is malformed, or if there are more
+/// than 50,000 blobs and manifests, and what [`Fetcher::fetch`] and [`Pusher::push`] may answer. What was put before stays
+/// there; pushing again goes on after it.
+///
+/// # Examples
+///
+/// A copy from one registry to another:
+///
+/// ```no_run
+/// # use std::{num::NonZeroUsize, sync::Arc};
+/// # use windlass_images::progress::Progress;
+/// # use windlass_remotes::{Registry, Resolver, push};
+/// # async fn copy(four: NonZeroUsize) -> Result<(), Box<dyn std::error::Error>> {
+/// let registry = Registry::new()?;
+/// let image = registry.resolve(&"docker.io/library/redis:7".parse()?).await?;
+/// let copy = "registry.example/mirror/redis:7".parse()?;
+/// let pusher = registry.pusher(&copy, image.descriptor.digest()).await?;
+/// push(image.fetcher, Arc::new(pusher), &image.descriptor, four, &Progress::default()).await?;
+/// # Ok(())
+/// # }
+/// ```
 pub async fn push(
     source: Arc<dyn Fetcher>,
     pusher: Arc<dyn Pusher>,
@@ -108,7 +129,7 @@ impl Push {
                 this.progress.send(Event::Waiting { descriptor: descriptor.clone() });
                 let node = this.node(descriptor).await?;
                 let children = node.children.clone();
-                all.lock().unwrap_or_else(PoisonError::into_inner).add(node);
+                all.lock().unwrap_or_else(PoisonError::into_inner).add(node)?;
                 Ok::<_, BoxError>(Next::Visit(children))
             }
         };
@@ -214,13 +235,18 @@ impl Push {
 
 impl Found {
     /// Keeps the node's bytes only as long as there are not too many of them.
-    fn add(&mut self, mut node: Node) {
+    fn add(&mut self, mut node: Node) -> Result<()> {
+        if self.nodes.len() == MAX_NODES {
+            let reason = format!("it is part of more than {MAX_NODES} blobs and manifests");
+            return Err(Error::BadResponse { url: node.descriptor.digest().to_string(), reason });
+        }
         let size = node.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
         match self.kept + size <= KEPT {
             true => self.kept += size,
             false => node.bytes = None,
         }
         self.nodes.insert(node.descriptor.digest().clone(), node);
+        Ok(())
     }
 }
 

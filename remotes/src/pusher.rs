@@ -16,8 +16,9 @@ pub trait Pusher: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// Those of [`Fetcher::fetch`](crate::Fetcher::fetch). Nothing that was put before is lost, and the same call may be
-    /// repeated with new `content`.
+    /// Those of [`Fetcher::fetch`](crate::Fetcher::fetch), [`Error::Source`](crate::Error::Source) if `content` fails or is
+    /// not as long as the descriptor says, and [`Error::UploadLost`](crate::Error::UploadLost) if bytes are needed again that
+    /// are not in memory any more. Nothing that was put before is lost, and the same call may be repeated with new `content`.
     async fn push(&self, descriptor: &Descriptor, content: ByteStream) -> Result<Pushed>;
 }
 

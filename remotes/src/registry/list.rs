@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream, stream::BoxStream};
+use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use http::header::LINK;
 use serde::Deserialize;
 use url::Url;
@@ -35,6 +35,7 @@ impl Registry {
             tags: Option<Vec<String>>,
         }
         let (registry, reference) = (self.clone(), reference.clone());
+        let name = format!("{}/{}", reference.host(), reference.repository());
         let start = async move {
             let repository = registry.repository(&reference).await?;
             let servers = repository.able("list tags", |may| may.resolve)?;
@@ -42,6 +43,11 @@ impl Registry {
             Ok(Pages::new(servers, path, Scopes::pull(&repository.name)))
         };
         names(start, |page: Page| page.tags, |reference, tag| reference.clone().with_tag(tag).is_ok())
+            .map_err(move |error| match error {
+                Error::NotFound { url, .. } => Error::NotFound { name: name.clone(), url },
+                error => error,
+            })
+            .boxed()
     }
 
     /// The repositories of a registry, in its order, page by page as they are asked for. Few public registries allow it.

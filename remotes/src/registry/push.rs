@@ -45,8 +45,13 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if no server of that registry may be pushed to, and what [`Hosts`](crate::hosts::Hosts) may answer.
+    /// [`Error::Config`] if no server of that registry may be pushed to, or the reference has another digest than `root`, and
+    /// what [`Hosts`](crate::hosts::Hosts) may answer.
     pub async fn pusher(&self, reference: &Reference, root: &Digest) -> Result<RegistryPusher> {
+        if reference.digest().is_some_and(|digest| digest != root) {
+            let reason = format!("{root} cannot be pushed as {reference}, which has another digest");
+            return Err(Error::Config { reason });
+        }
         let repository = self.repository(reference).await?;
         let server = repository.able("take content in", |may| may.push)?.swap_remove(0);
         Ok(RegistryPusher {

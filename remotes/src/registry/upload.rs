@@ -1,6 +1,6 @@
 //! The upload of one blob: mounted, in one request, or in chunks that are resumed (distribution spec, "Pushing blobs").
 
-use std::io;
+use std::{io, time::Duration};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -24,6 +24,9 @@ use crate::{Error, Pushed, Result, url::shown};
 
 /// The least that a registry wants in a chunk.
 const CHUNK_MIN: &str = "oci-chunk-min-length";
+/// How many bytes per second a registry must at least get through when it checks and stores a whole blob at the end of its
+/// upload. Storage in the cloud is not fast at that.
+const COMMIT_RATE: u64 = 16 << 20;
 /// The largest chunk that is held in memory because a registry wants it, in bytes.
 const LARGEST_CHUNK: u64 = 64 << 20;
 
@@ -178,7 +181,14 @@ impl Upload<'_> {
         let answer = self
             .server()
             .request(&Call::new(Method::POST, self.uploads()).body(vec![]), &self.scopes)
-            .await?;
+            .await
+            .map_err(|error| match error {
+                Error::NotFound { url, .. } => {
+                    let name = format!("{}/{}", self.server().endpoint.name(), self.pusher.repository);
+                    Error::NotFound { name, url }
+                }
+                error => error,
+            })?;
         let wanted = answer.header(CHUNK_MIN).and_then(|least| least.parse::<u64>().ok()).unwrap_or_default();
         if wanted > LARGEST_CHUNK && self.descriptor.size() > LARGEST_CHUNK {
             let reason = format!("it wants chunks of {wanted} bytes; {LARGEST_CHUNK} is the limit");
@@ -205,7 +215,8 @@ impl Upload<'_> {
     async fn finish(&self, session: &Session, bytes: Vec<Bytes>) -> Result<(), Failed> {
         let mut url = session.location.clone();
         url.query_pairs_mut().append_pair("digest", self.descriptor.digest().as_ref());
-        let mut call = Call::new(Method::PUT, url).body(bytes);
+        let grace = Duration::from_secs(self.descriptor.size() / COMMIT_RATE);
+        let mut call = Call::new(Method::PUT, url).body(bytes).grace(grace);
         call.headers.insert(CONTENT_TYPE, octets());
         let Err(failed) = self.server().attempt(&call, &self.scopes).await else {
             return Ok(());

@@ -188,7 +188,7 @@ async fn a_refusal_is_an_error_with_the_registrys_words() {
     for (status, text) in [
         (401, "unauthorized: registry {host} denies access to {url}: DENIED: not on a Sunday"),
         (403, "unauthorized: registry {host} denies access to {url}: DENIED: not on a Sunday"),
-        (404, "{url} not found in the registry"),
+        (404, "{host}/app not found in the registry"),
         (413, "registry {host} answered 413 to {url}: DENIED: not on a Sunday"),
     ] {
         for method in ["POST", "PATCH", "PUT"] {
@@ -282,4 +282,44 @@ async fn a_registry_that_may_not_be_pushed_to_is_a_mistake_in_the_settings() {
 
     let why = "no server that is configured for r.example may take content in";
     assert_eq!(error.to_string(), format!("cannot use the registry settings: {why}"));
+}
+
+#[tokio::test]
+async fn a_registry_may_take_its_time_to_store_a_large_blob() {
+    let (server, blob) = (Server::start().await, bytes(48 << 20));
+    server.fault(Fault::delay("digest=", Duration::from_millis(1500)).method("PUT"));
+    let patience = Duration::from_millis(500);
+    let client = builder().idle_timeout(patience).connect_timeout(patience).upload_chunk(at_once(8 << 20));
+
+    push_blob(&client.build().expect("the settings are good"), &server, &blob).await.expect("it is stored");
+
+    assert!(has(&server, &blob));
+    assert_eq!(count(&server, "PUT"), 1);
+}
+
+#[tokio::test]
+async fn uploads_go_over_http_2_as_well() {
+    for length in [0, 500, 300_000] {
+        let (server, blob) = (Server::builder().http2().start().await, bytes(length));
+        let (_folder, hosts) = trusting(&server.host(), &server.ca_pem());
+        let client = builder().hosts(hosts).upload_chunk(at_once(100_000)).build();
+        server.fault(Fault::drop_upload_after("_state=1", 70_000).method("PATCH").once());
+
+        push_blob(&client.expect("the settings are good"), &server, &blob).await.expect("it is sent");
+
+        assert!(has(&server, &blob), "{length}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_heard_before_all_is_sent() {
+    let body = r#"{"errors":[{"code":"DENIED","message":"too much"}]}"#;
+    let (server, blob) = (Server::start().await, bytes(8 << 20));
+    server.fault(Fault::answer("/uploads/", 403, &[], body).method("PUT"));
+    server.fault(Fault::unread("/uploads/").method("PUT"));
+    let client = builder().upload_chunk(at_once(8 << 20)).build().expect("the settings are good");
+
+    let error = push_blob(&client, &server, &blob).await.expect_err("it is refused");
+
+    assert!(error.to_string().ends_with(": DENIED: too much"), "{error}");
 }

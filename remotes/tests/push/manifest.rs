@@ -191,3 +191,14 @@ async fn a_registry_that_fails_once_is_put_the_manifest_again() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_reference_with_another_digest_is_no_place_for_a_manifest() {
+    let (image, other) = (image(), sha256(b"other"));
+    let name = app("r.example", &format!(":v1@{other}"));
+
+    let error = client().pusher(&name, image.root.digest()).await.expect_err("the digests differ");
+
+    let why = format!("{} cannot be pushed as {name}, which has another digest", image.root.digest());
+    assert_eq!(error.to_string(), format!("cannot use the registry settings: {why}"));
+}

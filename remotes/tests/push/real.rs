@@ -4,11 +4,17 @@ use std::{collections::BTreeSet, fs, path::Path, process::Stdio, sync::Arc};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
+use oci_spec::image::Descriptor;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+    process::Command,
+};
 use windlass_content::{Durability, LocalStore, Options, ProviderExt, hash::sha256};
 use windlass_images::{ChildrenHandler, HandlerExt, dispatch, progress::Progress};
+use windlass_reference::Reference;
 use windlass_remotes::{
     Builder, Error, FetchHandler, Fetcher, Pushed, Pusher, Registry, Resolver, from_provider,
     hosts::HostsDir, push,
@@ -263,7 +269,7 @@ async fn an_artifact_is_found_by_what_it_is_about() {
 
     let subject = app(&real.host(), &format!("@{}", image.root.digest()));
     let found = real.client().referrers(&subject, Some(kind)).await.expect("they are listed");
-    let digests: Vec<_> = found.iter().map(oci_spec::image::Descriptor::digest).collect();
+    let digests: Vec<_> = found.iter().map(Descriptor::digest).collect();
     assert_eq!(digests, [artifact.root.digest()]);
 }
 
@@ -294,4 +300,50 @@ async fn a_registry_that_is_not_trusted_is_an_error_about_its_certificate() {
 
     let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
     assert!(format!("{error}: {cause}").to_lowercase().contains("certificate"), "{error}: {cause}");
+}
+
+#[tokio::test]
+async fn a_push_whose_connection_breaks_succeeds() {
+    // This registry forgets an upload that broke within a chunk.
+    let registry = RealRegistry::start().await;
+    let layer = Layer::new().file("f", 0o644, &bytes(5 << 20)).plain();
+    let image = ImageBuilder::new().layer(layer).build();
+    let (_folder, store) = store(&[&image]).await;
+    for cut in [100_000, 2_500_000, 4_500_000] {
+        let host = cut_once(registry.host(), cut).await;
+        let client = builder().upload_chunk(at_once(2 << 20)).build().expect("the settings are good");
+        let name: Reference = format!("{host}/app{cut}:v1").parse().expect("it is a reference");
+        let pusher = client.pusher(&name, image.root.digest()).await.expect("it may be pushed to");
+        let source = Arc::new(from_provider(store.clone()));
+
+        let pushed = push(source, Arc::new(pusher), &image.root, at_once(1), &Progress::default()).await;
+
+        pushed.unwrap_or_else(|error| panic!("it goes on after {cut} bytes: {error}"));
+        let resolved = client.resolve(&name).await.expect("it is there");
+        assert_eq!(resolved.descriptor.digest(), image.root.digest());
+    }
+}
+
+/// A way to a host that breaks once, after so many bytes have gone there.
+async fn cut_once(host: String, after: u64) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port is free");
+    let here = listener.local_addr().expect("it is bound").to_string();
+    tokio::spawn(async move {
+        let mut left = Some(after);
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = TcpStream::connect(&host).await.expect("it listens");
+            if let Some(bytes) = left.take() {
+                let (mut answers, mut requests) = server.split();
+                let (client_in, mut client_out) = client.split();
+                let mut client_in = client_in.take(bytes);
+                tokio::select! {
+                    _ = tokio::io::copy(&mut client_in, &mut requests) => {}
+                    _ = tokio::io::copy(&mut answers, &mut client_out) => {}
+                }
+                continue;
+            }
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    here
 }
