@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use oci_spec::image::Descriptor;
-use windlass_content::{ByteStream, Error as ContentError, Ingest, Ingester};
+use windlass_content::{ByteStream, Error as ContentError, Ingest, Ingester, Labels};
 use windlass_images::{
     BoxError, Handler, Next, media_type,
     progress::{Event, Progress},
@@ -96,7 +96,7 @@ impl Handler for FetchHandler {
                 Err(error) => return Err(error.into()),
             }
         }
-        writer.commit().await?;
+        writer.commit(Labels::new()).await?;
         let transferred = count.load(Ordering::Relaxed);
         self.progress.send(Event::Downloaded { descriptor: node.clone(), transferred });
         Ok(Next::Visit(vec![]))

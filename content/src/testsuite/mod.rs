@@ -26,7 +26,7 @@ use bytes::Bytes;
 use oci_spec::image::{Descriptor, MediaType};
 
 pub use self::{content::*, sharing::*, writing::*};
-use crate::{Ingest, Ingester, Store, Writer, WriterExt, hash::sha256};
+use crate::{Ingest, Ingester, Labels, Store, Writer, WriterExt, hash::sha256};
 
 /// Opens a store in a folder that is empty or missing.
 pub type Open<'a> = &'a (dyn Fn(&Path) -> Arc<dyn Store> + Sync);
@@ -97,6 +97,6 @@ pub async fn put(store: &(impl Ingester + ?Sized), bytes: &'static [u8]) -> Desc
     let want = descriptor(bytes);
     let mut writer = writer(store, "put", &want).await;
     writer.write(Bytes::from_static(bytes)).await.expect("the bytes fit");
-    writer.commit().await.expect("the bytes are right");
+    writer.commit(Labels::new()).await.expect("the bytes are right");
     want
 }
