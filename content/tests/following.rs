@@ -118,6 +118,29 @@ async fn readers_of_an_abandoned_blob_fail_and_the_next_writer_is_found() {
 }
 
 #[tokio::test]
+async fn readers_of_what_is_taken_back_fail_and_find_the_blob_again() {
+    let (_folder, store) = store();
+    let want = descriptor(b"content");
+    let mut writer = writer(&store, "key", &want).await;
+    writer.write(Bytes::from_static(b"conTENT")).await.expect("the bytes fit");
+    let earlier = store.following().open(&want).await.expect("it is arriving");
+    let reading = read_all(&earlier);
+
+    writer.truncate(3).await.expect("it has more");
+
+    let err = reading.await.expect("no panic").expect_err("bytes were taken back");
+    assert!(is_abandoned(&err), "{err:?}");
+    let blob = store.following().open(&want).await.expect("it is arriving");
+    assert_eq!(first_bytes(&blob, 3).await, b"con");
+    writer.write(Bytes::from_static(b"tent")).await.expect("the bytes fit");
+    writer.truncate(7).await.expect("that is where it is");
+    assert_eq!(first_bytes(&blob, 7).await, b"content");
+    writer.commit(Labels::new()).await.expect("the bytes are right");
+    assert_eq!(blob.bytes(want.digest(), 7).await.expect("committed"), "content");
+    assert!(earlier.bytes(want.digest(), 7).await.is_err(), "it never ends well");
+}
+
+#[tokio::test]
 async fn readers_of_wrong_bytes_never_see_an_end() {
     let (_folder, store) = store();
     let want = descriptor(b"right");

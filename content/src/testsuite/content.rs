@@ -78,6 +78,7 @@ pub async fn a_missing_blob_is_not_found(store: Arc<dyn Store>) {
 
     assert!(matches!(store.open(&missing).await, Err(Error::NotFound { .. })));
     assert!(matches!(store.info(missing.digest()).await, Err(Error::NotFound { .. })));
+    assert!(matches!(store.update(missing.digest(), Labels::new()).await, Err(Error::NotFound { .. })));
     assert!(matches!(store.delete(missing.digest()).await, Err(Error::NotFound { .. })));
 }
 

@@ -60,7 +60,7 @@ pub async fn who_stops_waiting_is_not_in_the_way(store: Arc<dyn Store>) {
 /// However many want it.
 pub async fn many_tasks_write_a_blob_once(store: Arc<dyn Store>) {
     let mut tasks = JoinSet::new();
-    for _ in 0..32 {
+    for _ in 0..64 {
         let store = store.clone();
         tasks.spawn(async move {
             let Ingest::Open(mut writer) =
@@ -94,6 +94,33 @@ pub async fn two_keys_may_bring_the_same_blob(store: Arc<dyn Store>) {
 
     assert_eq!(store.read(&want, 7).await.expect("committed"), "content");
     assert_eq!(store.active().await.expect("active"), []);
+}
+
+/// Whoever asks: the writer itself, or the store.
+pub async fn the_status_moves_with_the_bytes(store: Arc<dyn Store>) {
+    let want = descriptor(b"content");
+    assert!(matches!(store.status("key").await, Err(Error::NoIngest { .. })));
+    let mut writer = writer(&store, "key", &want).await;
+    let mut last = writer.status();
+    assert_eq!((&*last.key, &last.expected, last.offset, last.total), ("key", want.digest(), 0, 7));
+
+    for (part, offset) in [("con", 3), ("te", 5), ("nt", 7)] {
+        writer.write(Bytes::from_static(part.as_bytes())).await.expect("the bytes fit");
+
+        let status = writer.status();
+        assert_eq!((status.offset, status.total, status.started), (offset, 7, last.started));
+        assert!(status.updated >= last.updated);
+        last = status;
+    }
+    // The bytes may still be on their way.
+    let seen = store.status("key").await.expect("it is in progress");
+    assert_eq!((&*seen.key, &seen.expected, seen.total), ("key", want.digest(), 7));
+    assert!(seen.offset <= 7);
+    drop(writer);
+    let resumed = super::writer(&store, "key", &want).await;
+    assert_eq!(store.status("key").await.expect("it is in progress").offset, 7);
+    resumed.commit(Labels::new()).await.expect("the bytes are right");
+    assert!(matches!(store.status("key").await, Err(Error::NoIngest { .. })));
 }
 
 /// Also when its writer is gone, and whatever characters its key has.

@@ -139,3 +139,26 @@ pub async fn wrong_bytes_are_discarded(store: Arc<dyn Store>) {
     assert_eq!(store.active().await.expect("active"), []);
     assert_eq!(writer(&store, "key", &want).await.offset(), 0, "the next writer starts over");
 }
+
+/// And what can be resumed keeps its offset.
+pub async fn every_error_of_a_commit_frees_the_key(store: Arc<dyn Store>) {
+    let want = descriptor(b"content");
+    let bad = Labels::from([(String::new(), String::new())]);
+    for (bytes, labels, kept) in [
+        ("con", Labels::new(), 3),
+        ("con", Labels::new(), 3),
+        ("content", bad, 7),
+        ("CONTENT", Labels::new(), 0),
+        ("cont", Labels::new(), 4),
+    ] {
+        let mut hasty = writer(&store, "key", &want).await;
+        hasty.truncate(0).await.expect("it is at least there");
+        hasty.write(Bytes::from_static(bytes.as_bytes())).await.expect("the bytes fit");
+
+        hasty.commit(labels).await.expect_err("something is wrong");
+
+        let next = timeout(Duration::from_secs(20), store.ingest("key", &want)).await;
+        let Ok(Ok(Ingest::Open(next))) = next else { panic!("the key is not free: {next:?}") };
+        assert_eq!(next.offset(), kept, "{bytes}");
+    }
+}
