@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use oci_spec::image::Descriptor;
-use windlass_content::{ByteStream, Error as ContentError, Ingest, Ingester, Writer};
+use windlass_content::{ByteStream, Error as ContentError, Ingest, Ingester, Labels, Writer};
 use windlass_images::{
     BoxError, Handler, Next, media_type,
     progress::{Event, Progress},
@@ -109,7 +109,7 @@ impl Handler for FetchHandler {
             };
             let resumed = writer.offset() > 0;
             self.fill(node, &mut *writer, &count).await?;
-            match writer.commit().await {
+            match writer.commit(Labels::new()).await {
                 Ok(()) => break,
                 // What an earlier pull had left was damaged. It is gone now, and should not fail this pull too.
                 Err(ContentError::DigestMismatch { .. }) if resumed && !started_over => {
