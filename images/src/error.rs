@@ -48,6 +48,27 @@ pub enum Error {
         source: std::io::Error,
     },
 
+    /// The lease was released, or removed as dead.
+    #[error("lease {id:?} has ended")]
+    LeaseGone {
+        /// The lease.
+        id: String,
+    },
+
+    /// Another handle, perhaps of another process, has the lease.
+    #[error("lease {id:?} is in use")]
+    LeaseHeld {
+        /// The lease.
+        id: String,
+    },
+
+    /// The text cannot name a lease.
+    #[error("{id:?} cannot name a lease: use up to 128 letters, digits, '.', '_' and '-', and no '.' first")]
+    LeaseId {
+        /// What was written.
+        id: String,
+    },
+
     /// The content is not what its media type says.
     #[error("{digest} is not a valid {what}: {reason}")]
     Malformed {

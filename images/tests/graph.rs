@@ -11,7 +11,9 @@ use oci_spec::image::{Descriptor, MediaType};
 use proptest::prelude::*;
 use serde_json::json;
 use windlass_content::{Blob, Error, Provider, Result, hash};
-use windlass_images::{BoxError, ChildrenHandler, Handler, Image, Next, Platform, Store, media_type, walk};
+use windlass_images::{
+    BoxError, ChildrenHandler, Filter, Handler, Image, Next, Platform, Store, media_type, walk,
+};
 
 /// Blobs in memory.
 #[derive(Debug, Default)]
@@ -159,7 +161,7 @@ fn a_new_list_may_be_opened_and_written_by_many_at_once() {
         }
     });
 
-    assert_eq!(Store::open(&path).expect("it is there").list().expect("it lists").len(), 8);
+    assert_eq!(Store::open(&path).expect("it is there").list(&Filter::all()).expect("it lists").len(), 8);
 }
 
 proptest! {
