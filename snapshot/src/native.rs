@@ -44,6 +44,10 @@ impl Native {
 }
 
 impl Snapshotter for Native {
+    fn name(&self) -> &str {
+        "native"
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities::new(false, Whiteouts::Remove)
     }

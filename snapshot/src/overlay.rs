@@ -75,6 +75,10 @@ impl Overlay {
 }
 
 impl Snapshotter for Overlay {
+    fn name(&self) -> &str {
+        "overlay"
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities::new(true, Whiteouts::Overlay)
     }

@@ -7,6 +7,9 @@ use crate::{Mount, Result};
 /// All calls may block on the disk. Every call is atomic: it succeeds, or leaves nothing that another
 /// call would see. Several processes may share one root.
 pub trait Snapshotter: fmt::Debug + Send + Sync {
+    /// What this driver is called: `overlay`. For logs, and for leases on its snapshots.
+    fn name(&self) -> &str;
+
     /// What this driver can do. Never changes during its life.
     fn capabilities(&self) -> Capabilities;
 

@@ -294,7 +294,8 @@ impl Provider for Following {
                 return Ok(Blob::new(arrival, descriptor.size()));
             }
             match self.store.open(descriptor).await {
-                Err(Error::NotFound { .. }) => change.await,
+                // Who takes content in takes what is damaged for missing, and brings it anew.
+                Err(Error::NotFound { .. } | Error::Damaged { .. }) => change.await,
                 answer => return answer,
             }
         }
