@@ -11,6 +11,17 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A collector of snapshots failed. The collection ended there; what it had removed stays removed.
+    #[error("cannot {op} the snapshots of {driver}")]
+    Collector {
+        /// What was being done, as a verb: `"list"`.
+        op: &'static str,
+        /// The collector's driver.
+        driver: String,
+        /// What it answered.
+        source: BoxError,
+    },
+
     /// The content store refused.
     #[error(transparent)]
     Content(#[from] windlass_content::Error),

@@ -13,6 +13,7 @@ mod children;
 mod dispatch;
 mod error;
 mod gate;
+pub mod gc;
 mod handler;
 mod hold;
 mod image;

@@ -48,7 +48,7 @@ pub(super) fn take(folder: &Path, id: &str) -> Result<Option<File>> {
 }
 
 /// Whether the process of a lease lives, and has it.
-pub(crate) fn is_held(folder: &Path, id: &str) -> Result<bool> {
+pub(super) fn is_held(folder: &Path, id: &str) -> Result<bool> {
     let path = path(folder, id);
     let file = match File::open(&path) {
         Ok(file) => file,
@@ -70,6 +70,17 @@ pub(super) fn remove(folder: &Path, id: &str) -> Result<()> {
             Err(Error::Io { op: "remove", path, source })
         }
         _ => Ok(()),
+    }
+}
+
+/// The ids of all files, those of no lease included: a crash leaves them.
+pub(super) fn ids(folder: &Path) -> Result<Vec<String>> {
+    let path = folder.join("leases");
+    let read = || fs::read_dir(&path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>();
+    match read() {
+        Ok(names) => Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(Error::Io { op: "list", path, source }),
     }
 }
 

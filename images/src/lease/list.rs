@@ -1,8 +1,11 @@
 //! Looking at leases from outside.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::SystemTime,
+};
 
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction};
 use serde::Serialize;
 
 use super::{Resource, file, handle::delete};
@@ -108,7 +111,7 @@ pub(crate) fn all(store: &Store) -> Result<Vec<LeaseInfo>> {
     let ids: Vec<String> = store.run("list leases", |it| {
         it.prepare_cached("SELECT id FROM leases")?.query_map([], |row| row.get(0))?.collect()
     })?;
-    let mut held = std::collections::HashSet::new();
+    let mut held = HashSet::new();
     for id in ids {
         if file::is_held(store.folder(), &id)? {
             held.insert(id);
@@ -125,13 +128,21 @@ pub(crate) fn all(store: &Store) -> Result<Vec<LeaseInfo>> {
     })
 }
 
-/// Removes these leases. They were found dead inside the gate, and the caller has not left it since.
-pub(crate) fn remove_dead(store: &Store, ids: &[String]) -> Result<()> {
-    if ids.is_empty() {
-        return Ok(());
+/// Removes these leases, which are dead, and the files of leases that are neither these nor `alive`: a crash leaves them.
+///
+/// Only to be called inside the gate, before the caller leaves it for the first time since it called [`all`].
+pub(crate) fn remove_dead(store: &Store, dead: &[LeaseInfo], alive: &[LeaseInfo]) -> Result<()> {
+    if !dead.is_empty() {
+        let remove = |it: &Transaction<'_>| dead.iter().try_for_each(|dead| delete(it, &dead.id).map(drop));
+        store.relaxed("remove dead leases", remove)?;
     }
-    store.relaxed("remove dead leases", |it| ids.iter().try_for_each(|id| delete(it, id).map(drop)))?;
-    ids.iter().try_for_each(|id| file::remove(store.folder(), id))
+    let alive: HashSet<_> = alive.iter().map(|it| it.id.as_str()).collect();
+    for id in file::ids(store.folder())? {
+        if !alive.contains(id.as_str()) && !file::is_held(store.folder(), &id)? {
+            file::remove(store.folder(), &id)?;
+        }
+    }
+    Ok(())
 }
 
 /// What was held after the resource of number `seq`, and the number of the last one.

@@ -5,10 +5,7 @@ mod handle;
 mod list;
 mod resource;
 
-pub(crate) use self::{
-    file::is_held,
-    list::{all, remove_dead, resources_since},
-};
+pub(crate) use self::list::{all, remove_dead, resources_since};
 pub use self::{
     handle::{Lease, LeaseOptions},
     list::{LeaseInfo, Removal},

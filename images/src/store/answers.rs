@@ -41,7 +41,7 @@ pub enum Create {
     /// It was not there, and now is.
     Created,
     /// The name is taken, by this.
-    Exists(Record),
+    Exists(Box<Record>),
 }
 
 /// The answer to [`Store::swap`](super::Store::swap).
@@ -50,7 +50,7 @@ pub enum Swap {
     /// The name stands for the new target.
     Swapped,
     /// The name stands for something else than was expected, and still does.
-    Differs(Record),
+    Differs(Box<Record>),
     /// No image has the name.
     Missing,
 }

@@ -17,7 +17,8 @@ const STEPS: [&str; 2] = [
         updated INTEGER NOT NULL
     ) STRICT;
     ",
-    // Times are milliseconds since 1970. The generation is counted by triggers, so that no change goes past it.
+    // Times are milliseconds since 1970. The generation is counted by triggers, so that no change goes past it. While
+    // garbage is collected, what a lease held outlives it, as a resource of no lease.
     "
     ALTER TABLE images ADD COLUMN used INTEGER;
     ALTER TABLE images ADD COLUMN changed INTEGER NOT NULL DEFAULT 0;
@@ -35,7 +36,7 @@ const STEPS: [&str; 2] = [
     CREATE INDEX labels_by_value ON labels (key, value, image);
 
     CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-    INSERT INTO counters VALUES ('generation', 1);
+    INSERT INTO counters VALUES ('generation', 1), ('collecting', 0);
     CREATE TRIGGER image_added AFTER INSERT ON images BEGIN
         UPDATE counters SET value = value + 1 WHERE name = 'generation';
         UPDATE images SET changed = (SELECT value FROM counters WHERE name = 'generation')
@@ -59,12 +60,16 @@ const STEPS: [&str; 2] = [
     ) STRICT;
     CREATE TABLE resources (
         seq    INTEGER PRIMARY KEY AUTOINCREMENT,
-        lease  TEXT NOT NULL REFERENCES leases (id) ON DELETE CASCADE,
+        lease  TEXT REFERENCES leases (id) ON DELETE CASCADE,
         kind   TEXT NOT NULL,
         driver TEXT NOT NULL,
         name   TEXT NOT NULL,
         UNIQUE (lease, kind, driver, name)
     ) STRICT;
+    CREATE TRIGGER lease_ended BEFORE DELETE ON leases
+    WHEN (SELECT value FROM counters WHERE name = 'collecting') = 1 BEGIN
+        UPDATE resources SET lease = NULL WHERE lease = old.id;
+    END;
     ",
 ];
 

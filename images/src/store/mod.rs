@@ -87,7 +87,7 @@ impl Store {
     ) -> Result<Create> {
         self.write("record an image", |it| {
             if let Some(there) = find(it, name)? {
-                return Ok(Create::Exists(there));
+                return Ok(Create::Exists(there.into()));
             }
             put(it, name, target)?;
             set_labels(it, name, labels)?;
@@ -154,7 +154,7 @@ impl Store {
     pub fn swap(&self, name: &str, expected: &Digest, target: &Descriptor) -> Result<Swap> {
         self.write("swap an image", |it| match find(it, name)? {
             None => Ok(Swap::Missing),
-            Some(there) if there.target.digest() != expected => Ok(Swap::Differs(there)),
+            Some(there) if there.target.digest() != expected => Ok(Swap::Differs(there.into())),
             Some(_) => put(it, name, target).map(|()| Swap::Swapped),
         })
     }

@@ -1,0 +1,182 @@
+//! Which names to drop before garbage is collected.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+    time::{Duration, SystemTime},
+};
+
+use futures::TryStreamExt;
+use oci_spec::image::Digest;
+use rusqlite::params;
+use windlass_reference::Reference;
+
+use super::{Gc, Options, mark::Marked};
+use crate::{Filter, Record, Result, gate::blocking, store::millis};
+
+/// Which names a collection drops. The default drops none.
+///
+/// [`keep_newest`](Self::keep_newest) and [`unused_since`](Self::unused_since) each say what is kept: if one or both are set,
+/// a name goes that none of them keeps. Then, [`max_total_size`](Self::max_total_size) drops more, if it must. A name with a
+/// label of [`keep_label`](Self::keep_label) never goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Policy {
+    /// Keeps this many names of each repository: those that were recorded last.
+    pub keep_newest: Option<usize>,
+    /// Keeps the names that were recorded or used within this time.
+    pub unused_since: Option<Duration>,
+    /// Keeps the names that have one of these labels: `key`, or `key=value`.
+    pub keep_labels: Vec<String>,
+    /// Drops the least recently used names until the blobs of the others are no more than this, in bytes. Blobs that several
+    /// names share count once.
+    pub max_total_size: Option<u64>,
+}
+
+impl Policy {
+    /// Keeps this many names of each repository: those that were recorded last.
+    pub fn keep_newest(self, keep_newest: usize) -> Self {
+        Self { keep_newest: Some(keep_newest), ..self }
+    }
+
+    /// Keeps the names that were recorded or used within this time.
+    pub fn unused_since(self, unused_since: Duration) -> Self {
+        Self { unused_since: Some(unused_since), ..self }
+    }
+
+    /// Keeps the names that have this label: `key`, or `key=value`. May be called again, for further labels.
+    pub fn keep_label(mut self, label: impl Into<String>) -> Self {
+        self.keep_labels.push(label.into());
+        self
+    }
+
+    /// Drops the least recently used names until the blobs of the others are no more than this, in bytes.
+    pub fn max_total_size(self, max_total_size: u64) -> Self {
+        Self { max_total_size: Some(max_total_size), ..self }
+    }
+
+    fn keeps_label_of(&self, record: &Record) -> bool {
+        self.keep_labels.iter().any(|label| match label.split_once('=') {
+            Some((key, value)) => record.labels.get(key).is_some_and(|it| it == value),
+            None => record.labels.contains_key(label),
+        })
+    }
+}
+
+/// The blobs that are there below each target, with their sizes in bytes.
+pub type Sizes = HashMap<Digest, Vec<(Digest, u64)>>;
+
+/// The names that a policy drops, in order.
+///
+/// `sizes` only counts for [`Policy::max_total_size`]. A target that is not in it takes no space.
+pub fn choose(records: &[Record], sizes: &Sizes, policy: &Policy, now: SystemTime) -> Vec<String> {
+    let mut by_repository: BTreeMap<String, Vec<&Record>> = BTreeMap::new();
+    for record in records {
+        by_repository.entry(repository(&record.name)).or_default().push(record);
+    }
+    let (mut kept, mut dropped) = (Vec::new(), Vec::new());
+    for of_repository in by_repository.values_mut() {
+        of_repository.sort_by_key(|it| (Reverse(it.updated), it.name.as_str()));
+        for (nth, record) in of_repository.iter().enumerate() {
+            let newest = policy.keep_newest.map(|keep| nth < keep);
+            let used = policy.unused_since.map(|since| {
+                now.duration_since(record.last_used()).is_ok_and(|ago| ago <= since)
+                    || record.last_used() > now
+            });
+            let said: Vec<_> = [newest, used].into_iter().flatten().collect();
+            let keep = said.is_empty() || said.contains(&true) || policy.keeps_label_of(record);
+            if keep { &mut kept } else { &mut dropped }.push(*record);
+        }
+    }
+    if let Some(limit) = policy.max_total_size {
+        kept.sort_by_key(|it| (it.last_used(), it.name.as_str()));
+        dropped.extend(over(&kept, sizes, policy, limit));
+    }
+    let mut names: Vec<_> = dropped.into_iter().map(|it| it.name.clone()).collect();
+    names.sort();
+    names
+}
+
+/// Which of `kept`, least recently used first, have to go so that the rest takes no more than `limit` bytes.
+fn over<'a>(kept: &[&'a Record], sizes: &Sizes, policy: &Policy, limit: u64) -> Vec<&'a Record> {
+    let blobs = |record: &Record| sizes.get(record.target.digest()).map_or(&[][..], Vec::as_slice);
+    let mut users: HashMap<&Digest, usize> = HashMap::new();
+    let mut total = 0;
+    for (digest, size) in kept.iter().flat_map(|it| blobs(it)) {
+        let users = users.entry(digest).or_default();
+        total += if *users == 0 { *size } else { 0 };
+        *users += 1;
+    }
+    let mut dropped = Vec::new();
+    for record in kept.iter().filter(|it| !policy.keeps_label_of(it)) {
+        if total <= limit {
+            break;
+        }
+        for (digest, size) in blobs(record) {
+            let users = users.get_mut(digest).expect("all blobs were counted");
+            *users -= 1;
+            total -= if *users == 0 { *size } else { 0 };
+        }
+        dropped.push(*record);
+    }
+    dropped
+}
+
+/// What a name has before its tag or digest. A name that is no reference is alone in its repository.
+fn repository(name: &str) -> String {
+    name.parse::<Reference>().map_or_else(|_| name.to_owned(), |it| it.locator().to_owned())
+}
+
+impl Gc {
+    /// Drops what the policy says. Gives the names, in order. A dry run only gives the names.
+    pub(super) async fn drop_names(&self, options: &Options) -> Result<Vec<String>> {
+        let Options { policy, dry_run, .. } = options;
+        if policy.keep_newest.is_none() && policy.unused_since.is_none() && policy.max_total_size.is_none() {
+            return Ok(Vec::new());
+        }
+        let store = self.store.clone();
+        let records = blocking(move || store.list(&Filter::all())).await?;
+        let sizes = match policy.max_total_size {
+            Some(_) => self.sizes(&records).await?,
+            None => Sizes::new(),
+        };
+        let names = choose(&records, &sizes, policy, SystemTime::now());
+        if *dry_run {
+            return Ok(names);
+        }
+        let store = self.store.clone();
+        blocking(move || {
+            // Unless it was used or recorded again since we looked.
+            let statement = "DELETE FROM images WHERE name = ?1 AND updated = ?2 AND used IS ?3";
+            let records = records.iter().filter(|it| names.binary_search(&it.name).is_ok());
+            store.write("drop images", |it| {
+                let mut dropped = Vec::new();
+                for Record { name, updated, used, .. } in records {
+                    let row = params![name, millis(*updated), used.map(millis)];
+                    if it.prepare_cached(statement)?.execute(row)? > 0 {
+                        dropped.push(name.clone());
+                    }
+                }
+                Ok(dropped)
+            })
+        })
+        .await
+    }
+
+    /// The blobs below each target.
+    async fn sizes(&self, records: &[Record]) -> Result<Sizes> {
+        let all: HashMap<Digest, u64> =
+            self.content.walk().map_ok(|it| (it.digest, it.size)).try_collect().await?;
+        let mut sizes = Sizes::new();
+        for record in records {
+            let target = record.target.digest();
+            if !sizes.contains_key(target) {
+                let mut marked = Marked::new(self.content.clone(), false);
+                marked.mark([(&record.target).into()]).await?;
+                let sized = |digest: Digest| all.get(&digest).map(|size| (digest.clone(), *size));
+                sizes.insert(target.clone(), marked.into_digests().filter_map(sized).collect());
+            }
+        }
+        Ok(sizes)
+    }
+}
