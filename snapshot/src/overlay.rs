@@ -148,6 +148,10 @@ impl Snapshotter for Overlay {
         self.folders.remove(name)
     }
 
+    fn forget(&self, name: &str) -> Result<()> {
+        self.folders.metadata.remove(name).map(drop)
+    }
+
     fn walk(&self, visit: &mut dyn FnMut(Info) -> ControlFlow<()>) -> Result<()> {
         self.folders.walk(visit)
     }

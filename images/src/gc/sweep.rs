@@ -10,7 +10,7 @@ use windlass_content::{Error as ContentError, Info};
 
 use super::{
     Blob, Collector, Gc, Report, Snapshot, SnapshotName,
-    mark::{Marked, Node, described},
+    mark::{Marked, Node},
     roots::{self, Cursor},
     snapshots,
 };
