@@ -10,7 +10,7 @@ use windlass_content::{Error as ContentError, Info};
 
 use super::{
     Blob, Collector, Gc, Report, Snapshot, SnapshotName,
-    mark::{Marked, Node},
+    mark::{Marked, Node, described},
     roots::{self, Cursor},
     snapshots,
 };
@@ -101,7 +101,7 @@ impl<'a> Sweep<'a> {
         let content = self.gc.content.clone();
         let mut open = Vec::new();
         for info in batch.iter().filter(|it| it.size >= LARGE) {
-            let descriptor = Descriptor::new(MediaType::Other(String::new()), info.size, info.digest.clone());
+            let descriptor = described(&info.digest, info.size);
             // If it cannot be opened it can still be deleted.
             open.extend(content.open(&descriptor).await.ok());
         }
