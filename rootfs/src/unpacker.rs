@@ -126,7 +126,7 @@ impl Unpacker {
             .collect();
         let names: Vec<_> = layers.iter().map(|layer| layer.chain_id.to_string()).collect();
         self.hold(&names).await?;
-        let there = self.blocking(move |snapshotter| whole_below(snapshotter, &names)).await?;
+        let there = self.blocking(move |snapshotter| unpacked(snapshotter, &names)).await?;
         let (there, missing) = layers.split_at(there);
         for layer in there {
             self.progress.send(Event::Unpacked { descriptor: layer.blob.clone(), existed: true });
@@ -283,7 +283,13 @@ impl Layer {
 
 /// How many layers, from the lowest, need not be unpacked. Above one that was damaged there may be others that were not: these
 /// are unpacked again, too, and then found to be there.
-fn whole_below(snapshotter: &dyn Snapshotter, names: &[String]) -> Result<usize> {
+///
+/// `names` are ChainIDs, lowest first. Blocks on the disk.
+///
+/// # Errors
+///
+/// [`Error::Snapshot`] if the driver cannot look.
+pub fn unpacked(snapshotter: &dyn Snapshotter, names: &[String]) -> Result<usize> {
     for (index, name) in names.iter().enumerate() {
         if snapshotter.stat(name)?.is_none() {
             return Ok(index);
