@@ -25,7 +25,7 @@ mod walk;
 
 pub use chain::{ChainId, chain_ids};
 pub use children::ChildrenHandler;
-pub use dispatch::dispatch;
+pub use dispatch::{MAX_DEPTH, dispatch};
 pub use error::{Error, Result};
 pub use handler::{BoxError, Handler, HandlerExt, Next};
 pub use image::Image;

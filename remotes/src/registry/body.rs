@@ -17,7 +17,7 @@ use super::{
     limits::{Direction, Turn},
     parallel,
     retry::backoff,
-    server::Repository,
+    server::{Failure, Repository},
 };
 use crate::{Error, Result};
 
@@ -169,7 +169,8 @@ impl Body {
     /// Asks for the bytes from here to `last`, one source after another.
     async fn reopen(&mut self, last: u64) -> Result<()> {
         let span = Span { first: self.position, last };
-        for left in (0..self.sources.len()).rev() {
+        let mut failure = Failure::default();
+        for _ in 0..self.sources.len() {
             match self.repository.ask(&self.sources[0], &self.descriptor, span).await {
                 Ok(opened) if self.parts_only && !opened.partial => {
                     return Err(Error::Config { reason: "the server gives no parts".into() });
@@ -179,17 +180,13 @@ impl Body {
                     self.opened = Some(opened);
                     return Ok(());
                 }
-                Err(error) if left == 0 => {
-                    self.sources.rotate_left(1);
-                    return Err(error);
-                }
                 Err(error) => {
-                    tracing::warn!(server = self.sources[0].server.endpoint.name(), %error, "asking the next server");
+                    failure.add(&self.sources[0].server, error);
                     self.sources.rotate_left(1);
                 }
             }
         }
-        unreachable!("there is a source, and the last one returns")
+        Err(failure.into())
     }
 
     /// The next wanted bytes, none beyond `end`. Empty if only unwanted ones came.

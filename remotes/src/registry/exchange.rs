@@ -10,13 +10,13 @@ use bytes::Bytes;
 use futures::stream;
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode,
-    header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION, USER_AGENT},
+    header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, LOCATION, USER_AGENT},
 };
 use tokio::time::{Instant, sleep_until};
 use url::Url;
 use windlass_content::ByteStream;
 
-use super::Server;
+use super::{Server, request::line};
 use crate::{
     Error, Result,
     transport::{Body, Connection, Request, TransportError},
@@ -81,6 +81,14 @@ impl Answer {
     /// A header's value, if it is text.
     pub(super) fn header(&self, name: impl http::header::AsHeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
+    }
+
+    /// What is wrong if the body is encoded: nobody asked for that, and a digest is that of the bytes on the wire.
+    pub(super) fn encoded(&self) -> Result<(), String> {
+        match self.header(CONTENT_ENCODING).filter(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
+            Some(encoding) => Err(format!("it is encoded as {:?}, which was not asked for", line(encoding))),
+            None => Ok(()),
+        }
     }
 }
 

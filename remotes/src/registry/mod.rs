@@ -116,7 +116,13 @@ impl Registry {
             Some(hosts) => hosts.endpoints(host, default).await?,
             None => vec![default],
         };
-        Ok(endpoints.into_iter().map(|endpoint| Server::new(self.inner.clone(), endpoint)).collect())
+        let last = endpoints.len().saturating_sub(1);
+        let servers = endpoints.into_iter().enumerate().map(|(at, endpoint)| Server {
+            inner: self.inner.clone(),
+            endpoint: Arc::new(endpoint),
+            replaceable: at < last,
+        });
+        Ok(servers.collect())
     }
 
     async fn repository(&self, reference: &Reference) -> Result<Repository> {
