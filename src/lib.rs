@@ -16,7 +16,6 @@
 mod bundle;
 mod collect;
 mod error;
-
 mod names;
 mod pull;
 mod windlass;

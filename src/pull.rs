@@ -352,8 +352,8 @@ struct Discard {
 
 /// Whether a failure came from a registry, or the way to it.
 fn is_remote(error: &(dyn std::error::Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| error.source())
-        .any(|cause| cause.is::<windlass_remotes::Error>())
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(<dyn std::error::Error>::is::<windlass_remotes::Error>)
 }
 
 /// Runs disk work off the runtime's workers.

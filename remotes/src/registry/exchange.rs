@@ -169,7 +169,7 @@ impl Server {
         match error {
             TransportError::Connect(source) => Error::Connect { host, url: shown(url), source },
             TransportError::Broken(source) => Error::Transport { host, url: shown(url), source },
-            TransportError::Setup { reason } => Error::Tls { reason },
+            TransportError::Setup { reason } => Error::Tls { host, reason },
         }
     }
 }

@@ -26,13 +26,15 @@ const ERROR_TEXT: usize = 400;
 /// A failed attempt.
 pub(super) struct Failed {
     pub(super) error: Error,
+    /// What the server answered, if it did.
+    pub(super) status: Option<StatusCode>,
     /// How long the server wants us to wait before the next one.
     pub(super) asked: Option<Duration>,
 }
 
 impl From<Error> for Failed {
     fn from(error: Error) -> Self {
-        Self { error, asked: None }
+        Self { error, status: None, asked: None }
     }
 }
 
@@ -44,12 +46,12 @@ impl Server {
 
     /// As [`request`](Self::request), but an error of this status is final.
     pub(super) async fn request_unless(&self, last: u16, call: &Call, scopes: &Scopes) -> Result<Answer> {
-        self.repeat(self.attempts(), Some(last), call, scopes).await
+        self.attempt_all(self.attempts(), Some(last), call, scopes).await
     }
 
     /// As [`request`](Self::request), with no more attempts than that.
     pub(super) async fn request_up_to(&self, most: u32, call: &Call, scopes: &Scopes) -> Result<Answer> {
-        self.repeat(self.attempts().at_most(most), None, call, scopes).await
+        self.attempt_all(self.attempts().at_most(most), None, call, scopes).await
     }
 
     fn attempts(&self) -> Attempts {
@@ -58,7 +60,7 @@ impl Server {
         Attempts::new(&self.inner.settings, known)
     }
 
-    async fn repeat(
+    async fn attempt_all(
         &self,
         mut attempts: Attempts,
         last: Option<u16>,
@@ -66,12 +68,14 @@ impl Server {
         scopes: &Scopes,
     ) -> Result<Answer> {
         loop {
-            let Failed { error, asked } = match self.attempt(call, scopes).await {
+            let Failed { error, status, asked } = match self.attempt(call, scopes).await {
                 Ok(answer) => return Ok(answer),
                 Err(failed) => failed,
             };
-            let is_last = matches!(error, Error::Status { status, .. } if Some(status) == last);
-            let Some(wait) = attempts.after(&error, asked).filter(|_| !is_last) else {
+            if last.is_some() && status.map(|status| status.as_u16()) == last {
+                return Err(error);
+            }
+            let Some(wait) = attempts.after(&error, asked) else {
                 return Err(error);
             };
             tracing::debug!(%error, ?wait, "trying again");
@@ -85,8 +89,8 @@ impl Server {
         if answer.status.is_success() {
             return Ok(answer);
         }
-        let asked = retry_after(&answer.headers, SystemTime::now());
-        Err(Failed { error: self.refusal(&call.url, answer).await, asked })
+        let (status, asked) = (answer.status, retry_after(&answer.headers, SystemTime::now()));
+        Err(Failed { error: self.refusal(&call.url, answer).await, status: Some(status), asked })
     }
 
     /// Sends a request with what is known of the caller, and once more if the server wants to know more.

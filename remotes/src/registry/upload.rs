@@ -139,7 +139,7 @@ impl Upload<'_> {
                 true => self.finish(session, chunk.rest()).await,
                 false => self.patch(session, &chunk).await,
             };
-            let Err(Failed { error, asked }) = outcome else {
+            let Err(Failed { error, asked, .. }) = outcome else {
                 if complete {
                     return Ok(());
                 }

@@ -74,11 +74,7 @@ impl Transport for Reqwest {
                 outgoing.header(CONTENT_LENGTH, length).body(reqwest::Body::wrap_stream(stream))
             }
         };
-        let incoming = outgoing.send().await.map_err(|error| {
-            let connect = error.is_connect();
-            let source = innermost(&error.without_url());
-            if connect { TransportError::Connect(source) } else { TransportError::Broken(source) }
-        })?;
+        let incoming = outgoing.send().await.map_err(failure)?;
         let (status, headers) = (incoming.status(), incoming.headers().clone());
         let body = incoming.bytes_stream().map_err(|error| innermost(&error.without_url()));
         let mut response = Response::new(Box::pin(body) as ByteStream);
@@ -166,6 +162,34 @@ fn read(path: &Path) -> Result<Vec<u8>, TransportError> {
 
 fn bad_pem(path: &Path, error: &reqwest::Error, what: &str) -> TransportError {
     setup(format!("{} does not hold {what} in PEM form: {}", path.display(), innermost(error)))
+}
+
+/// Why there is no answer. A certificate that is not trusted will not be trusted a moment later either.
+fn failure(error: reqwest::Error) -> TransportError {
+    let (connect, error) = (error.is_connect(), error.without_url());
+    let source = innermost(&error);
+    let untrusted = is_untrusted(&error);
+    match (untrusted, connect) {
+        (true, _) => {
+            setup(format!("{source}; trust its authority with `ca` in hosts.toml, or on the system"))
+        }
+        (false, true) => TransportError::Connect(source),
+        (false, false) => TransportError::Broken(source),
+    }
+}
+
+/// Whether the other side's certificate was refused.
+fn is_untrusted(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let tls = inner.and_then(|inner| inner.downcast_ref()).or_else(|| cause.downcast_ref());
+        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
 }
 
 fn setup(reason: String) -> TransportError {

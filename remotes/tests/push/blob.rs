@@ -8,8 +8,9 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt, future::join_all, stream};
-use windlass_content::ByteStream;
-use windlass_remotes::{Error, Pushed, Pusher, Registry};
+use oci_spec::image::{Descriptor, MediaType};
+use windlass_content::{ByteStream, hash::sha256};
+use windlass_remotes::{Error, Pushed, Pusher, Registry, hosts::HostsDir};
 use windlass_testkit::{Fault, Registry as Server};
 
 use crate::support::{
@@ -75,11 +76,7 @@ async fn a_registry_that_wants_chunks_which_fit_no_memory_is_refused() {
     let server = Server::start().await;
     let headers = [("location", "/v2/app/blobs/uploads/x"), ("oci-chunk-min-length", "1000000000000")];
     server.fault(Fault::answer("/uploads/", 202, &headers, ""));
-    let large = oci_spec::image::Descriptor::new(
-        oci_spec::image::MediaType::ImageLayer,
-        100 << 20,
-        windlass_content::hash::sha256(b""),
-    );
+    let large = Descriptor::new(MediaType::ImageLayer, 100 << 20, sha256(b""));
 
     let error = pusher(&client(), &server)
         .await
@@ -275,7 +272,7 @@ async fn a_registry_that_may_not_be_pushed_to_is_a_mistake_in_the_settings() {
     std::fs::create_dir(&host).expect("the folder is new");
     std::fs::write(host.join("hosts.toml"), "capabilities = [\"pull\", \"resolve\"]\n")
         .expect("there is room");
-    let hosts = windlass_remotes::hosts::HostsDir::new(folder.path());
+    let hosts = HostsDir::new(folder.path());
     let client: Registry = builder().hosts(hosts).build().expect("the settings are good");
 
     let error = client.pusher(&app("r.example", ""), layer(b"").digest()).await.expect_err("it may not");

@@ -1,9 +1,11 @@
 //! Artifacts about other manifests, and how they are found.
 
+use bytes::Bytes;
 use futures::future::join_all;
-use oci_spec::image::Descriptor;
+use oci_spec::image::{Descriptor, MediaType};
 use serde_json::{Value, json};
-use windlass_remotes::{Error, Pushed, Pusher, Registry};
+use windlass_content::hash::sha256;
+use windlass_remotes::{Error, Pushed, Pusher, Registry, hosts::HostsDir};
 use windlass_testkit::{Artifact, Fault, Image, Registry as Server};
 
 use crate::support::{app, at_once, builder, client, count, image, stream};
@@ -159,13 +161,13 @@ async fn an_artifact_is_what_it_says_or_what_its_config_says() {
         let mut manifest = json!({ "schemaVersion": 2, "layers": [], "subject": image.root });
         manifest.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());
         if let Some(config) = manifest.get_mut("config") {
-            config["digest"] = json!(windlass_content::hash::sha256(b"{}"));
+            config["digest"] = json!(sha256(b"{}"));
             config["size"] = json!(2);
         }
         server.push_blob("app", "{}");
-        let bytes = bytes::Bytes::from(manifest.to_string());
-        let kind = oci_spec::image::MediaType::ImageManifest;
-        let root = Descriptor::new(kind, bytes.len() as u64, windlass_content::hash::sha256(&bytes));
+        let bytes = Bytes::from(manifest.to_string());
+        let kind = MediaType::ImageManifest;
+        let root = Descriptor::new(kind, bytes.len() as u64, sha256(&bytes));
         let pusher = client().pusher(&app(&server.host(), ""), image.root.digest()).await;
 
         pusher.expect("it may be pushed to").push(&root, stream(&bytes)).await.expect("its blob is there");
@@ -277,7 +279,7 @@ async fn a_mirror_that_knows_nothing_of_referrers_is_not_the_last_word() {
     std::fs::create_dir(folder.path().join(server.host())).expect("the folder is new");
     let text = format!("server = \"{}\"\n[host.\"{}\"]\n", server.url(), mirror.url());
     std::fs::write(folder.path().join(server.host()).join("hosts.toml"), text).expect("there is room");
-    let hosts = windlass_remotes::hosts::HostsDir::new(folder.path());
+    let hosts = HostsDir::new(folder.path());
     let client = builder().hosts(hosts).build().expect("the settings are good");
 
     let reference = app(&server.host(), &format!("@{}", image.root.digest()));

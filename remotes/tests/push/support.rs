@@ -72,7 +72,7 @@ pub(crate) fn has(server: &Server, bytes: &Bytes) -> bool {
     server.blob("app", sha256(bytes)).is_some_and(|there| there == *bytes)
 }
 
-/// The requests for uploads and blobs, as `METHOD first..last` or `METHOD length`.
+/// The requests, as `METHOD first-last` of a chunk or `METHOD length`.
 pub(crate) fn log(server: &Server) -> Vec<String> {
     let entry = |request: windlass_testkit::Request| {
         let what = request.headers.get("content-range").or_else(|| request.headers.get("content-length"));
@@ -81,7 +81,7 @@ pub(crate) fn log(server: &Server) -> Vec<String> {
     server.requests().into_iter().map(entry).collect()
 }
 
-/// The methods and last parts of the paths, without what names an upload.
+/// The methods and paths of all requests.
 pub(crate) fn paths(server: &Server) -> Vec<String> {
     server.requests().into_iter().map(|it| format!("{} {}", it.method, it.path)).collect()
 }
@@ -109,7 +109,7 @@ pub(crate) async fn store(images: &[&Image]) -> (TempDir, LocalStore) {
             store.ingest(descriptor.digest().as_ref(), &descriptor).await.expect("there is room")
         {
             writer.write(bytes.clone()).await.expect("there is room");
-            writer.commit().await.expect("the bytes are right");
+            writer.commit(windlass_content::Labels::new()).await.expect("the bytes are right");
         }
     }
     (folder, store)
