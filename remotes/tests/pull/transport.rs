@@ -18,7 +18,7 @@ use windlass_remotes::{
 };
 use windlass_testkit::Image;
 
-use crate::support::{Proxy, app, builder, built, bytes, fetcher, named, read, serve};
+use crate::support::{Config, Proxy, app, builder, built, bytes, fetcher, named, read, serve};
 
 /// An image, and whoever asked for its parts.
 #[derive(Clone, Debug)]
@@ -63,6 +63,44 @@ async fn an_embedders_own_client_serves_a_pull() {
     let log = memory.log.lock().expect("nobody panics").clone();
     let digest = image.layers()[0].digest().clone();
     assert_eq!(log, [format!("HEAD {base}/manifests/latest"), format!("GET {base}/blobs/{digest}")]);
+}
+
+/// Lets whoever has a password in, redirects them, and remembers how requests look in a log.
+#[derive(Clone, Debug, Default)]
+struct Diary(Arc<Mutex<String>>);
+
+#[async_trait]
+impl Transport for Diary {
+    async fn send(&self, request: Request) -> Result<Response<ByteStream>, TransportError> {
+        *self.0.lock().expect("nobody panics") += &format!("{request:?}\n");
+        let answer = Response::builder();
+        let answer = match (request.url.host_str(), request.headers.contains_key("authorization")) {
+            (Some("cdn.example"), _) => answer.header("content-type", "text/plain"),
+            (_, false) => answer.status(401).header("www-authenticate", "Basic realm=x"),
+            (_, true) => answer.status(307).header("location", "https://cdn.example/x?sig=signature-secret"),
+        };
+        let body: ByteStream = Box::pin(stream::iter([Ok(Bytes::from_static(br#"{"layers":[]}"#))]));
+        Ok(answer.body(body).expect("the headers are good"))
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_logged_shows_no_secret() {
+    let diary = Diary::default();
+    let text = "server = 'https://registry.example'\nproxy = 'http://me:proxy-secret@proxy.example'\n\
+                [header]\nx-secret = 'header-secret'";
+    let config = Config::new("registry.example", text);
+    let builder = builder().hosts(config.hosts()).credentials("registry.example", "user", "hunter2");
+
+    let client = built(builder.transport(diary.clone()));
+    client.resolve(&named("registry.example", ":1")).await.expect("it is in the storage");
+
+    let text = diary.0.lock().expect("nobody panics").clone();
+    assert!(text.contains("https://cdn.example/x") && text.contains("x-secret"), "{text}");
+    // `user:hunter2` in base 64.
+    for secret in ["dXNlcjpodW50ZXIy", "signature-secret", "header-secret", "proxy-secret"] {
+        assert!(!text.contains(secret), "{secret}: {text}");
+    }
 }
 
 /// Run by [`the_environments_proxy_is_gone_through`], in a process with an environment of its own.
