@@ -118,7 +118,11 @@ pub(super) struct Failure {
 impl Failure {
     /// Takes note of what the server that was asked last answered.
     pub(super) fn add(&mut self, server: &Server, error: Error) {
-        tracing::warn!(server = server.endpoint.name(), %error, "a server failed");
+        let name = server.endpoint.name();
+        match server.replaceable {
+            true => tracing::warn!(server = name, %error, "a mirror failed"),
+            false => tracing::debug!(server = name, %error, "a server failed"),
+        }
         if !server.replaceable || !self.own {
             (self.error, self.own) = (Some(error), !server.replaceable);
         }

@@ -13,6 +13,10 @@ use async_trait::async_trait;
 use futures::TryStreamExt;
 use http::{Response, header::CONTENT_LENGTH};
 use reqwest::{Certificate, Client, ClientBuilder, Identity, Proxy, redirect::Policy};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use tokio::sync::OnceCell;
 use windlass_content::ByteStream;
 
@@ -146,10 +150,17 @@ fn tls(
     skip_verify: bool,
 ) -> Result<ClientBuilder, TransportError> {
     for path in roots {
-        let certificates = Certificate::from_pem_bundle(&read(path)?)
-            .map_err(|error| bad_pem(path, &error, "certificates"))?;
+        let pem = read(path)?;
+        let certificates =
+            Certificate::from_pem_bundle(&pem).map_err(|error| bad_pem(path, &error, "certificates"))?;
         if certificates.is_empty() {
             return Err(setup(format!("{} holds no certificate in PEM form", path.display())));
+        }
+        // The client looks into them only when all are there, and does not say which is broken.
+        for certificate in CertificateDer::pem_slice_iter(&pem).flatten() {
+            RootCertStore::empty().add(certificate).map_err(|error| {
+                setup(format!("{} holds a certificate that cannot be trusted: {error}", path.display()))
+            })?;
         }
         builder = builder.tls_certs_merge(certificates);
     }

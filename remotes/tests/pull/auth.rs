@@ -19,11 +19,14 @@ use crate::support::{
     many, named, push, read, reply,
 };
 
+/// A host and a repository.
+type Question = (String, Option<String>);
+
 /// Says what it was told to say, and remembers what it was asked.
 #[derive(Clone, Debug)]
 struct Asked {
     answer: Option<Credential>,
-    log: Arc<Mutex<Vec<(String, Option<String>)>>>,
+    log: Arc<Mutex<Vec<Question>>>,
 }
 
 impl Asked {
@@ -31,7 +34,7 @@ impl Asked {
         Self { answer: answer.into(), log: Arc::default() }
     }
 
-    fn log(&self) -> Vec<(String, Option<String>)> {
+    fn log(&self) -> Vec<Question> {
         self.log.lock().expect("nobody panics").clone()
     }
 }

@@ -48,7 +48,7 @@ async fn an_image_is_pulled_with_all_that_it_needs() {
 #[tokio::test]
 async fn an_index_that_names_a_manifest_a_thousand_times_has_it_fetched_once() {
     let image = app();
-    let index = index(&[image.clone()], 1000);
+    let index = index(std::slice::from_ref(&image), 1000);
     let server = serve(&index).await;
     let (_folder, store) = store();
 

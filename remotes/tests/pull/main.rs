@@ -3,10 +3,13 @@
 mod auth;
 mod body;
 mod fetch_handler;
+mod hosts;
 mod image;
 mod limits;
 mod parallel;
 mod redirect;
 mod resolve;
 mod retry;
+mod secrets;
 mod support;
+mod transport;

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use futures::StreamExt;
+use futures::{StreamExt, future::join_all};
 use windlass_remotes::{Error, ParallelFetch, Resolver};
 use windlass_testkit::{Fault, Registry as Server};
 
@@ -59,33 +59,29 @@ async fn what_does_not_pass_is_not_tried_again() {
 #[tokio::test]
 async fn a_registry_is_not_asked_again_before_it_wants_to_be() {
     let image = app();
-    let date = httpdate(Duration::from_secs(3));
-    for (path, wish) in [("/manifests/", "2"), ("/blobs/", "2"), ("/blobs/", &*date)] {
-        for status in [429, 503] {
-            let server = serve(&image).await;
-            server.fault(Fault::answer(path, status, &[("retry-after", wish)], "").once());
+    let digest = format!("@{}", image.root.digest());
+    let cases = [("/manifests/", ":latest"), ("/manifests/", &*digest), ("/blobs/", ":latest")];
+    let run = |(path, object, status, dated): (&'static str, String, u16, bool)| {
+        let image = &image;
+        async move {
+            let server = serve(image).await;
+            let wish = if dated { httpdate(Duration::from_secs(3)) } else { "2".to_owned() };
+            server.fault(Fault::answer(path, status, &[("retry-after", &wish)], "").once());
             let started = Instant::now();
 
-            layer(&client(), &server, &image, 0).await.expect("the second attempt succeeds");
+            let fetcher = fetcher(&client(), &named(&server.host(), &object)).await;
+            read(&*fetcher, &image.layers()[0], 0).await.expect("the second attempt succeeds");
 
-            // A date has no fractions of seconds, and this one was made before the loop.
-            let least = if wish == "2" { Duration::from_secs(2) } else { Duration::ZERO };
-            assert!(started.elapsed() >= least, "{path} {status} {wish}: {:?}", started.elapsed());
+            // A date has no fractions of seconds.
+            let least = Duration::from_millis(1500);
+            assert!(started.elapsed() >= least, "{path}{object} {status} {wish}: {:?}", started.elapsed());
         }
-    }
-}
-
-#[tokio::test]
-async fn a_date_is_waited_for() {
-    let image = app();
-    let server = serve(&image).await;
-    let date = httpdate(Duration::from_secs(3));
-    server.fault(Fault::answer("/blobs/", 429, &[("retry-after", &date)], "").once());
-    let started = Instant::now();
-
-    layer(&client(), &server, &image, 0).await.expect("the second attempt succeeds");
-
-    assert!(started.elapsed() >= Duration::from_secs(1), "{:?}", started.elapsed());
+    };
+    let cases = cases.into_iter().flat_map(|(path, object)| {
+        [(429, true), (429, false), (503, false)]
+            .map(|(status, dated)| (path, object.to_owned(), status, dated))
+    });
+    join_all(cases.map(run)).await;
 }
 
 /// A date so far from now, as HTTP writes it.
@@ -173,27 +169,32 @@ async fn a_registry_that_restarts_in_the_middle_of_a_body_goes_on() {
 async fn a_pull_that_is_dropped_asks_for_nothing_more() {
     let image = app();
     let parts = ParallelFetch { connections: many(4), part_size: 4096.try_into().expect("it is not zero") };
-    for (fault, builder) in [
+    let cases = [
         (Fault::answer("/blobs/", 503, &[("retry-after", "1")], ""), builder()),
-        (Fault::delay("/blobs/", Duration::from_millis(900)), builder()),
+        (Fault::delay("/blobs/", Duration::from_millis(1500)), builder()),
         (Fault::slow("/blobs/", 10_000), builder()),
         (Fault::slow("/blobs/", 10_000), builder().parallel_fetch(parts)),
         (Fault::truncate_at("/blobs/", 10), builder()),
-    ] {
-        let server = serve(&image).await;
-        server.fault(fault.clone());
-        let client = built(builder);
-        let pull = layer(&client, &server, &image, 0);
+    ];
+    let run = |(fault, builder): (Fault, _)| {
+        let image = &image;
+        async move {
+            let server = serve(image).await;
+            server.fault(fault.clone());
+            let client = built(builder);
+            let pull = layer(&client, &server, image, 0);
 
-        tokio::time::timeout(Duration::from_millis(500), pull).await.expect_err("it takes longer");
-        // What was sent before may still arrive.
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        let before = server.requests().len();
-        tokio::time::sleep(Duration::from_millis(1500)).await;
+            tokio::time::timeout(Duration::from_millis(800), pull).await.expect_err("it takes longer");
+            // What was sent before may still arrive.
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let before = server.requests().len();
+            tokio::time::sleep(Duration::from_millis(1500)).await;
 
-        assert!(before > 1, "{fault:?}: it had begun");
-        assert_eq!(server.requests().len(), before, "{fault:?}");
-    }
+            assert!(before > 1, "{fault:?}: it had begun");
+            assert_eq!(server.requests().len(), before, "{fault:?}");
+        }
+    };
+    join_all(cases.map(run)).await;
 }
 
 #[tokio::test]
