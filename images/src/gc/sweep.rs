@@ -101,9 +101,8 @@ impl<'a> Sweep<'a> {
         let content = self.gc.content.clone();
         let mut open = Vec::new();
         for info in batch.iter().filter(|it| it.size >= LARGE) {
-            let descriptor = Descriptor::new(MediaType::Other(String::new()), info.size, info.digest.clone());
             // If it cannot be opened it can still be deleted.
-            open.extend(content.open(&descriptor).await.ok());
+            open.extend(content.open(&described(&info.digest, info.size)).await.ok());
         }
         let inside = self.enter().await?;
         let entered = Instant::now();
