@@ -364,6 +364,10 @@ async fn what_is_held_recorded_or_let_go_during_a_collection_stays() {
         root.add_image(image).await;
     }
     let [held, let_go, pulled, tagged, neither] = images;
+    let subject = layer("subject");
+    let referrer = image_with("referrer", &[], json!({"subject": subject.descriptor}));
+    root.add(&subject).await;
+    root.add_image(&referrer).await;
     root.store.put("z", &tagged[0].descriptor).expect("it is recorded");
     let (send, mut marked) = tokio::sync::mpsc::channel(1);
     let (go_on, wait) = std::sync::mpsc::channel();
@@ -385,17 +389,19 @@ async fn what_is_held_recorded_or_let_go_during_a_collection_stays() {
     }
     store.put("pulled", &pulled[0].descriptor).expect("it is recorded");
     drop(short);
+    lease.hold(&Resource::Blob(subject.digest())).await.expect("it holds");
     store.tag("z", "a").expect("it tags");
     store.delete("z").expect("it deletes");
     go_on.send(()).expect("it waits");
 
     let report = running.await.expect("it ends").expect("it collects");
     assert_eq!(there(&root, &[held, let_go.clone(), pulled.clone(), tagged].concat()).await, [true; 12]);
+    assert_eq!(there(&root, &referrer).await, [true; 2]);
     assert_eq!(there(&root, &neither).await, [false; 3]);
     assert_eq!(report.blobs.len(), 3);
 
     drop(lease);
-    assert_eq!(collect(&root).await.blobs.len(), 6, "what was let go, and what was held");
+    assert_eq!(collect(&root).await.blobs.len(), 9, "what was let go, and what was held");
     assert_eq!(there(&root, &pulled).await, [true; 3]);
     assert_eq!(there(&root, &let_go).await, [false; 3]);
 }

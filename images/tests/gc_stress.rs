@@ -14,7 +14,7 @@ use oci_spec::image::MediaType;
 use tokio::task::JoinSet;
 use windlass_content::{LocalStore, Store as _};
 use windlass_images::{
-    Filter, LeaseOptions, Resource, Store, check,
+    Checked, Filter, LeaseOptions, Record, Resource, Store, check,
     gc::{Gc, Options},
 };
 
@@ -46,7 +46,7 @@ fn some_image(dice: &mut Dice) -> Vec<Blob> {
     }
     let mut blobs = image(&number.to_string(), &layers);
     blobs.reverse();
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         let target = &blobs[blobs.len() - 1].descriptor;
         blobs.push(index(&[target]));
     }
@@ -99,12 +99,12 @@ async fn work(content: LocalStore, store: Store, seed: u64, until: Instant) -> u
     pulled
 }
 
-async fn is_whole(content: &LocalStore, record: &windlass_images::Record) -> bool {
+async fn is_whole(content: &LocalStore, record: &Record) -> bool {
     let checked = check(content, &record.target, None).await;
-    matches!(checked, Ok(checked) if !checked.is_empty() && checked.iter().all(|it| it.is_complete()))
+    matches!(checked, Ok(checked) if !checked.is_empty() && checked.iter().all(Checked::is_complete))
 }
 
-async fn assert_whole(content: &LocalStore, record: &windlass_images::Record) {
+async fn assert_whole(content: &LocalStore, record: &Record) {
     assert!(is_whole(content, record).await, "{record:?}: {:?}", check(content, &record.target, None).await);
 }
 
@@ -113,7 +113,7 @@ async fn check_all(content: &LocalStore, store: &Store) {
     for record in store.list(&Filter::all()).expect("it lists") {
         if !is_whole(content, &record).await {
             let now = store.get(&record.name).expect("it looks");
-            let same = |it: &windlass_images::Record| {
+            let same = |it: &Record| {
                 (it.created, it.updated, &it.target) == (record.created, record.updated, &record.target)
             };
             assert!(!now.as_ref().is_some_and(same), "{record:?} is listed and not whole");

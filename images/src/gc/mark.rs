@@ -112,7 +112,12 @@ impl Marked {
         let mut trees = Vec::new();
         for resource in resources {
             match resource {
-                Resource::Blob(digest) => drop(self.digests.insert(Key::of(digest))),
+                Resource::Blob(digest) => {
+                    let key = Key::of(digest);
+                    let referrers = self.referrers.get_mut(&key).map(mem::take).unwrap_or_default();
+                    trees.extend(referrers.into_iter().map(Node::unknown));
+                    self.digests.insert(key);
+                }
                 Resource::Tree(digest) => trees.push(Node::unknown(digest.clone())),
                 Resource::Snapshot { .. } => drop(self.snapshots.insert(resource.clone())),
                 Resource::Ingest(key) => drop(self.ingests.insert(key.clone())),
