@@ -9,6 +9,7 @@
 //! again.
 
 mod chain;
+mod check;
 mod children;
 mod dispatch;
 mod error;
@@ -28,6 +29,7 @@ pub mod view;
 mod walk;
 
 pub use chain::{ChainId, chain_ids};
+pub use check::{Checked, check, manifests};
 pub use children::ChildrenHandler;
 pub use dispatch::{MAX_DEPTH, dispatch};
 pub use error::{Error, Result};

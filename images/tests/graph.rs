@@ -12,7 +12,8 @@ use proptest::prelude::*;
 use serde_json::json;
 use windlass_content::{Blob, Error, Provider, Result, hash};
 use windlass_images::{
-    BoxError, ChildrenHandler, Filter, Handler, Image, Next, Platform, Store, media_type, walk,
+    BoxError, ChildrenHandler, Filter, Handler, Image, Next, Platform, Store, check, manifests, media_type,
+    walk,
 };
 
 /// Blobs in memory.
@@ -122,6 +123,33 @@ async fn an_image_is_opened_through_nested_indexes_and_its_parts_must_agree() {
     assert_eq!(image.descriptor(), &good);
     assert_eq!(image.chain_id().expect("one layer").as_ref(), hash::sha256(b"diff").as_ref());
     assert!(short.to_string().contains("1 layers, and its config has 0"), "{short}");
+}
+
+#[tokio::test]
+async fn a_check_says_what_is_missing_for_each_platform() {
+    let store = Memory::default();
+    let [layer, other] = ["layer", "other"].map(|text| store.add(MediaType::ImageLayer, text));
+    let whole = s390x(store.image(&[&layer, &layer], 2));
+    let partial = store.image(&[&layer, &other], 2);
+    let mut unfetched = s390x(store.add(MediaType::ImageManifest, "unfetched"));
+    unfetched.set_platform(None);
+    let nested = store.index(&[&partial]);
+    let index = store.index(&[&whole, &nested, &unfetched, &nested]);
+    for gone in [&other, &unfetched] {
+        store.0.lock().expect("nobody panics").remove(gone.digest().as_ref());
+    }
+    let platform: Platform = "linux/s390x".parse().expect("a platform");
+
+    let one = check(&store, &index, Some(&platform)).await.expect("it can be read");
+    let all = check(&store, &index, None).await.expect("it can be read");
+    let image = Image::open(&store, &index, &platform).await.expect("it is there");
+    let manifests = manifests(&store, &index).await.expect("it can be read");
+
+    assert_eq!((one.len(), &one[0].descriptor, one[0].is_complete()), (1, &whole, true));
+    assert_eq!((one[0].platform.as_ref(), one[0].size), (Some(&platform), image.size()));
+    let missing: Vec<_> = all.iter().map(|it| &it.missing[..]).collect();
+    assert_eq!(missing, [&[][..], &[other], &[unfetched.clone()]]);
+    assert_eq!(manifests, [whole, partial, unfetched]);
 }
 
 #[tokio::test]

@@ -131,6 +131,10 @@ fn a_list_is_filtered_by_all_that_is_set_and_comes_in_pages() {
         (Filter::all().limit(2).after("docker.io/a:2"), &["docker.io/b:1", "ghcr.io/a:1"]),
         (Filter::all().limit(1).after("docker.io/a:1").label_is("team", "x"), &["docker.io/b:1"]),
         (Filter::all().limit(1).after("docker.io/b").digest(one), &["docker.io/b:1"]),
+        (Filter::all().limit(1).after("docker.io/a:1").prefix("docker.io/"), &["docker.io/a:2"]),
+        (Filter::all().limit(1).after("a").prefix("docker.io/b"), &["docker.io/b:1"]),
+        (Filter::all().after("docker.io/b").prefix("docker.io/b"), &["docker.io/b:1"]),
+        (Filter::all().after("x").prefix("docker.io/b"), &[]),
         (Filter::all().limit(0), &[]),
     ] {
         assert_eq!(names(&store, filter.clone()), found, "{filter:?}");

@@ -9,7 +9,7 @@ use super::{Ingest, sweep::Sweep};
 use crate::Result;
 
 /// How long to wait for the writer of an ingest that seemed to have none. It is not abandoned then.
-const WRITER: Duration = Duration::from_millis(20);
+const WRITER: Duration = Duration::from_millis(200);
 
 impl Sweep<'_> {
     /// Discards ingests that got no bytes for as long as `idle`. One that is taken up meanwhile starts anew, or stays.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream, stream::FuturesUnordered};
+use futures::{StreamExt, stream::FuturesUnordered};
 use oci_spec::image::{Descriptor, Digest, MediaType};
 use windlass_content::{Info, ProviderExt, Store};
 
@@ -112,7 +112,12 @@ impl Marked {
         let mut trees = Vec::new();
         for resource in resources {
             match resource {
-                Resource::Blob(digest) => drop(self.digests.insert(Key::of(digest))),
+                Resource::Blob(digest) => {
+                    let key = Key::of(digest);
+                    let referrers = self.referrers.get_mut(&key).map(mem::take).unwrap_or_default();
+                    trees.extend(referrers.into_iter().map(Node::unknown));
+                    self.digests.insert(key);
+                }
                 Resource::Tree(digest) => trees.push(Node::unknown(digest.clone())),
                 Resource::Snapshot { .. } => drop(self.snapshots.insert(resource.clone())),
                 Resource::Ingest(key) => drop(self.ingests.insert(key.clone())),
@@ -149,19 +154,16 @@ impl Marked {
 
     /// Reads which unmarked blobs are about others, and marks those that are about what is marked.
     pub(super) async fn find_referrers(&mut self, unmarked: &[Info]) -> Result<()> {
-        let content = self.content.clone();
-        let small = stream::iter(unmarked.iter().filter(|it| it.size <= MAX_MANIFEST).cloned());
-        let mut subjects = small
-            .map(|info| {
-                let content = content.clone();
-                async move {
-                    let links = links(&*content, &described(&info.digest, info.size)).await?;
-                    Ok::<_, crate::Error>(links.and_then(|it| it.subject).map(|it| (it, info.digest)))
-                }
-            })
-            .buffer_unordered(AT_ONCE);
-        while let Some(found) = subjects.try_next().await? {
-            if let Some((subject, referrer)) = found {
+        let mut small = unmarked.iter().filter(|it| it.size <= MAX_MANIFEST);
+        let mut running = FuturesUnordered::new();
+        loop {
+            while running.len() < AT_ONCE
+                && let Some(info) = small.next()
+            {
+                running.push(subject(self.content.clone(), info.digest.clone(), info.size));
+            }
+            let Some(found) = running.next().await else { break };
+            if let Some((subject, referrer)) = found? {
                 self.referrers.entry(Key::of(&subject)).or_default().push(referrer);
             }
         }
@@ -224,6 +226,12 @@ async fn look(content: Arc<dyn Store>, node: Node, chains: bool) -> Result<Below
         }
     }
     Ok(Below { nodes, chain_ids: chain_ids_found })
+}
+
+/// What a blob is about, if it is a referrer; and the blob.
+async fn subject(content: Arc<dyn Store>, referrer: Digest, size: u64) -> Result<Option<(Digest, Digest)>> {
+    let links = links(&*content, &described(&referrer, size)).await?;
+    Ok(links.and_then(|it| it.subject).map(|subject| (subject, referrer)))
 }
 
 async fn links(content: &dyn Store, descriptor: &Descriptor) -> Result<Option<Links>> {

@@ -26,8 +26,9 @@
 //! needs none: it copies a name that is listed in one step.
 //!
 //! **What it costs others.** Readers nothing: they never enter the gate, and a blob that is open can be read on. Who takes or
-//! extends a lease waits for a moment, at most about 20 ms and one step of the collection more. Deleting inside
-//! the gate only unlinks: large blobs are kept open meanwhile, so that their space is freed after leaving.
+//! extends a lease waits for a moment: 20 ms and one removal more, or, if images are recorded faster than they can be
+//! marked, until those few are. Deleting inside the gate only unlinks: large blobs are kept open meanwhile, so that
+//! their space is freed after leaving.
 //!
 //! A collection that dies leaves nothing to repair. The next one does the rest.
 

@@ -184,3 +184,134 @@ impl Gc {
         Ok(sizes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::image::{Descriptor, MediaType};
+    use proptest::prelude::*;
+    use windlass_content::hash::sha256;
+
+    use super::*;
+
+    fn day(days: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(days * 86400)
+    }
+
+    /// An image whose content is its text, that was recorded and used on these days.
+    fn record(name: &str, updated: u64, used: u64, label: Option<&str>) -> Record {
+        let target = Descriptor::new(MediaType::ImageManifest, 1, sha256(name.as_bytes()));
+        let labels = label.map(|it| (it.to_owned(), "yes".to_owned())).into_iter().collect();
+        let (updated, used) = (day(updated), Some(day(used)));
+        Record { updated, used, labels, ..Record::new(name, target) }
+    }
+
+    fn records() -> Vec<Record> {
+        vec![
+            record("a.io/x:1", 1, 9, None),
+            record("a.io/x:2", 2, 2, Some("keep")),
+            record("a.io/x:3", 3, 3, None),
+            record("a.io/y:1", 4, 4, None),
+            record("no reference!", 5, 5, None),
+        ]
+    }
+
+    #[test]
+    fn a_policy_drops_what_none_of_its_rules_keeps() {
+        let days = |days: u64| Duration::from_secs(days * 86400);
+        for (policy, dropped) in [
+            (Policy::default(), &[][..]),
+            (Policy::default().keep_newest(1), &["a.io/x:1", "a.io/x:2"]),
+            (Policy::default().keep_newest(1).keep_label("keep"), &["a.io/x:1"]),
+            (Policy::default().keep_newest(1).keep_label("keep=no"), &["a.io/x:1", "a.io/x:2"]),
+            (Policy::default().keep_newest(9), &[]),
+            (Policy::default().unused_since(days(5)), &["a.io/x:2", "a.io/x:3", "a.io/y:1"]),
+            (Policy::default().unused_since(days(5)).keep_newest(1), &["a.io/x:2"]),
+            (Policy::default().unused_since(days(5)).keep_label("keep=yes"), &["a.io/x:3", "a.io/y:1"]),
+            (
+                Policy::default().keep_newest(0).keep_label("keep"),
+                &["a.io/x:1", "a.io/x:3", "a.io/y:1", "no reference!"],
+            ),
+            (Policy::default().keep_label("keep"), &[]),
+        ] {
+            assert_eq!(choose(&records(), &Sizes::new(), &policy, day(10)), dropped, "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn a_size_drops_the_least_recently_used_and_counts_shared_blobs_once() {
+        let own = |text: &str, size| (sha256(text.as_bytes()), size);
+        let sizes: Sizes = records()
+            .iter()
+            .map(|it| (it.target.digest().clone(), vec![own("shared", 100), own(&it.name, 10)]))
+            .collect();
+        for (limit, dropped) in [
+            (150, &[][..]),
+            (149, &["a.io/x:3"]),
+            (130, &["a.io/x:3", "a.io/y:1"]),
+            (110, &["a.io/x:1", "a.io/x:3", "a.io/y:1", "no reference!"]),
+            // What is labelled stays, whatever it takes.
+            (0, &["a.io/x:1", "a.io/x:3", "a.io/y:1", "no reference!"]),
+        ] {
+            let policy = Policy::default().max_total_size(limit).keep_label("keep");
+            assert_eq!(choose(&records(), &sizes, &policy, day(10)), dropped, "{limit}");
+        }
+    }
+
+    fn arbitrary() -> impl Strategy<Value = Vec<Record>> {
+        let one = (0..4_u8, 0..6_u8, 0..20_u64, 0..20_u64, any::<bool>());
+        proptest::collection::vec(one, 0..20).prop_map(|all| {
+            let named = all.into_iter().map(|(repository, tag, updated, used, label)| {
+                let name = format!("a.io/{repository}:{tag}");
+                (name.clone(), record(&name, updated, used, label.then_some("keep")))
+            });
+            named.collect::<BTreeMap<_, _>>().into_values().collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_images_are_the_rules_hold(
+            records in arbitrary(),
+            newest in proptest::option::of(0..4_usize),
+            days in proptest::option::of(0..20_u64),
+            limit in proptest::option::of(0..300_u64),
+        ) {
+            let sizes: Sizes = records
+                .iter()
+                .map(|it| {
+                    let shared = (sha256(&[u8::try_from(it.name.len()).expect("it is short")]), 50);
+                    (it.target.digest().clone(), vec![shared, (it.target.digest().clone(), 10)])
+                })
+                .collect();
+            let since = days.map(|days| Duration::from_secs(days * 86400));
+            let policy = Policy {
+                keep_newest: newest,
+                unused_since: since,
+                max_total_size: limit,
+                keep_labels: vec!["keep".into()],
+            };
+            let now = day(20);
+
+            let dropped = choose(&records, &sizes, &policy, now);
+
+            let is_dropped = |it: &&Record| dropped.binary_search(&it.name).is_ok();
+            let kept: Vec<_> = records.iter().filter(|it| !is_dropped(it)).collect();
+            prop_assert!(dropped.is_sorted_by(|a, b| a < b));
+            prop_assert_eq!(kept.len() + dropped.len(), records.len());
+            prop_assert!(records.iter().filter(is_dropped).all(|it| it.labels.is_empty()));
+            if limit.is_none() {
+                for it in records.iter().filter(is_dropped) {
+                    prop_assert!(newest.is_some() || since.is_some());
+                    prop_assert!(since.is_none_or(|since| now.duration_since(it.last_used()).unwrap() > since));
+                    let newer = |other: &&Record| repository(&other.name) == repository(&it.name) && other.updated >= it.updated;
+                    prop_assert!(newest.is_none_or(|keep| records.iter().filter(newer).count() > keep));
+                }
+            }
+            if let Some(limit) = limit {
+                let blobs: BTreeMap<_, _> = kept.iter().flat_map(|it| &sizes[it.target.digest()]).map(|(digest, size)| (digest.to_string(), size)).collect();
+                let total: u64 = blobs.into_values().sum();
+                prop_assert!(total <= limit || kept.iter().all(|it| !it.labels.is_empty()));
+            }
+        }
+    }
+}

@@ -101,9 +101,8 @@ impl<'a> Sweep<'a> {
         let content = self.gc.content.clone();
         let mut open = Vec::new();
         for info in batch.iter().filter(|it| it.size >= LARGE) {
-            let descriptor = described(&info.digest, info.size);
             // If it cannot be opened it can still be deleted.
-            open.extend(content.open(&descriptor).await.ok());
+            open.extend(content.open(&described(&info.digest, info.size)).await.ok());
         }
         let inside = self.enter().await?;
         let entered = Instant::now();
@@ -182,4 +181,61 @@ async fn calling<T: Send + 'static>(
         call(&*collector).map_err(|source| Error::Collector { op, driver: collector.driver().into(), source })
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::image::{Descriptor, MediaType};
+    use serde_json::json;
+    use windlass_content::{Ingest, Ingester, LocalStore, Options, WriterExt, hash::sha256};
+
+    use super::*;
+    use crate::{LeaseOptions, Resource, Store};
+
+    async fn add(content: &LocalStore, media_type: MediaType, text: String) -> Descriptor {
+        let it = Descriptor::new(media_type, text.len() as u64, sha256(text.as_bytes()));
+        if let Ingest::Open(mut writer) = content.ingest("key", &it).await.expect("it opens") {
+            writer.write(text.into()).await.expect("it is written");
+            writer.commit().await.expect("it is right");
+        }
+        it
+    }
+
+    /// As if the first mark had missed all of it.
+    #[tokio::test]
+    async fn whoever_enters_has_marked_what_came_since_the_beginning() {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        let content = LocalStore::open(dir.path().join("content"), Options::default()).expect("it opens");
+        let store = Store::open(dir.path().join("images.db")).expect("it opens");
+        let mut images = Vec::new();
+        for name in ["put", "held", "before"] {
+            let layer = add(&content, MediaType::ImageLayer, name.to_owned()).await;
+            let manifest = json!({"config": layer, "layers": [layer]}).to_string();
+            images.push((add(&content, MediaType::ImageManifest, manifest).await, layer));
+        }
+        let [put, held, before] = &images[..] else { unreachable!("there are three") };
+        store.put("before", &before.0).expect("it is recorded");
+        let gc = Gc::new(store.clone(), Arc::new(content.clone()));
+        let (cursor, _) = roots::begin(&store, false).await.expect("it begins");
+        let mut report = Report::default();
+        let marked = Marked::new(Arc::new(content), false);
+        let mut sweep = Sweep::new(&gc, marked, cursor, false, &mut report);
+        drop(sweep.enter().await.expect("nobody is inside"));
+
+        store.put("put", &put.0).expect("it is recorded");
+        let lease = store.lease(LeaseOptions::default()).await.expect("it is made");
+        lease.hold(&Resource::Tree(held.0.digest().clone())).await.expect("it holds");
+        drop(lease);
+        let inside = sweep.enter().await.expect("nobody is inside");
+
+        for (image, marked) in [(put, true), (held, true), (before, false)] {
+            for blob in [&image.0, &image.1] {
+                assert_eq!(sweep.marked.has(blob.digest()), marked, "{blob:?}");
+            }
+        }
+        let waiting = gate::enter(store.folder());
+        let waited = tokio::time::timeout(Duration::from_millis(20), waiting).await;
+        assert!(waited.is_err(), "somebody is inside");
+        drop(inside);
+    }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub enum Resource {
     /// A blob: just it.
     Blob(Digest),
-    /// A manifest or an index, and all that is below it.
+    /// A manifest or an index, and all that is below it and there. What is still to come below it is to be held as blobs.
     Tree(Digest),
     /// A snapshot, and its parents.
     Snapshot {

@@ -94,7 +94,7 @@ impl Filter {
         }
         match &self.name {
             Some(Name::Exact(exact)) => conditions.add(&format!("{name} = ?"), exact),
-            Some(Name::Prefix(prefix)) => conditions.add_prefix(name, prefix),
+            Some(Name::Prefix(prefix)) => conditions.add_prefix(name, prefix, self.after.as_deref()),
             None => {}
         }
         for (key, value) in labels {
@@ -107,7 +107,10 @@ impl Filter {
                 }
             }
         }
-        if let Some(after) = &self.after {
+        // Only one lower bound: SQLite would start at the first one, and look at all up to the other.
+        if let Some(after) = &self.after
+            && !matches!(&self.name, Some(Name::Prefix(prefix)) if prefix > after)
+        {
             conditions.add(&format!("{name} > ?"), after);
         }
         let limit = self.limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
@@ -131,8 +134,11 @@ impl Conditions {
         self.values.push(Value::Text(value.to_owned()));
     }
 
-    fn add_prefix(&mut self, column: &str, prefix: &str) {
-        self.add(&format!("{column} >= ?"), prefix);
+    /// What is behind `after` is bounded by that already, if the prefix is before it.
+    fn add_prefix(&mut self, column: &str, prefix: &str, after: Option<&str>) {
+        if after.is_none_or(|after| prefix > after) {
+            self.add(&format!("{column} >= ?"), prefix);
+        }
         if let Some(end) = successor(prefix) {
             self.add(&format!("{column} < ?"), &end);
         }

@@ -38,8 +38,8 @@ mod tests {
 
     #[test]
     fn all_that_can_be_read_counts() {
-        let digest = |n| format!("sha256:{}", n.to_string().repeat(64));
-        let json = |n| format!(r#"{{"mediaType":"a","size":1,"digest":"{}"}}"#, digest(n));
+        let digest = |n: u8| format!("sha256:{}", n.to_string().repeat(64));
+        let json = |n: u8| format!(r#"{{"mediaType":"a","size":1,"digest":"{}"}}"#, digest(n));
         let bytes = format!(
             r#"{{"config":{},"layers":[{},{{"size":1}}],"manifests":null,"blobs":[{}],"subject":{}}}"#,
             json(1),
