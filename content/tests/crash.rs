@@ -200,6 +200,31 @@ fn a_full_disk_keeps_what_came_and_goes_on_when_there_is_room() {
     });
 }
 
+#[test]
+fn a_disk_that_fails_frees_the_key() {
+    let disk = LoopDisk::ext4(16 << 20);
+    let runtime = Runtime::new().expect("a runtime can be made");
+    let (bytes, want) = (blob(1), descriptor(&blob(1)));
+    runtime.block_on(async {
+        let store = open(&disk.path().join("store"));
+        let mut first = writer(&store, "key", &want).await;
+        disk.cut_power();
+
+        let err = match first.write(bytes.clone()).await {
+            Ok(()) => first.commit(Labels::new()).await.expect_err("the disk is gone"),
+            Err(err) => err,
+        };
+
+        assert!(matches!(err, Error::Io { .. }), "{err:?}");
+        // It fails as well, but it does not wait for the one that failed.
+        let second = tokio::time::timeout(Duration::from_secs(20), store.ingest("key", &want)).await;
+        assert!(matches!(second, Ok(Err(Error::Io { .. }))), "{second:?}");
+    });
+    disk.remount();
+    let store = open(&disk.path().join("store"));
+    runtime.block_on(put(&store, "key", &want, &bytes));
+}
+
 /// Everything that is listed is good, and its labels are its own.
 async fn all_is_whole(store: &LocalStore) {
     let verified: Vec<_> = store.verify(Verify::default()).try_collect().await.expect("verify");
