@@ -56,6 +56,8 @@ pub trait Writer: fmt::Debug + Send {
     /// [`Error::Source`](crate::Error::Source) if `body` fails: what came before is kept, and the writer goes on
     /// from its new offset. [`Error::SizeMismatch`](crate::Error::SizeMismatch) as soon as there is more
     /// than the descriptor promised: the excess is neither stored nor read further.
+    /// [`Error::Io`](crate::Error::Io), for instance of a full disk, ends the writer: what fitted is kept, to be resumed,
+    /// and the key is free. It may be told by a later call than the one that brought the bytes.
     async fn append(&mut self, body: ByteStream) -> Result<()>;
 
     /// Goes back to the first `size` bytes: the next byte goes there. `size` 0 starts over.
@@ -76,7 +78,8 @@ pub trait Writer: fmt::Debug + Send {
     ///
     /// Every error frees the key for the next writer. [`Error::Label`](crate::Error::Label) and
     /// [`Error::SizeMismatch`](crate::Error::SizeMismatch) keeps a short ingest, to be resumed.
-    /// [`Error::DigestMismatch`](crate::Error::DigestMismatch) discards it, since resuming cannot help.
+    /// [`Error::DigestMismatch`](crate::Error::DigestMismatch) discards it, since resuming cannot help; so does [`Error::Io`](crate::Error::Io) if the disk did not
+    /// take the bytes, since nobody knows which ones are on it.
     async fn commit(self: Box<Self>, labels: Labels) -> Result<()>;
 }
 

@@ -63,6 +63,21 @@ async fn who_opens_too_early_waits_for_the_writer() {
 }
 
 #[tokio::test]
+async fn a_damaged_blob_is_waited_for() {
+    let (_folder, store) = store();
+    let want = descriptor(b"content");
+    std::fs::create_dir(store.path(want.digest())).expect("the name is free");
+    let following = store.following();
+    let mut early = pin!(following.open(&want));
+    assert!(timeout(MOMENT, &mut early).await.is_err(), "nobody makes it anew");
+
+    put(&store, b"content").await;
+
+    let blob = timeout(LONG, early).await.expect("it is woken").expect("committed");
+    assert_eq!(blob.bytes(want.digest(), 7).await.expect("committed"), "content");
+}
+
+#[tokio::test]
 async fn who_waits_is_woken_when_another_process_brought_the_blob() {
     let (folder, store) = store();
     let want = descriptor(b"content");

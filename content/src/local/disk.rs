@@ -5,7 +5,6 @@ use std::{
     io::{self, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
 };
 
 use oci_spec::image::Digest;
@@ -39,38 +38,15 @@ pub(super) fn make_layout(root: &Path, durability: Durability) -> Result<()> {
     let index =
         br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
     sync_parents(root, durability)?;
+    let _lock = lock_folder(root, File::lock)?;
     for (name, content) in [("index.json", &index[..]), ("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)]
     {
         let path = root.join(name);
         if !path.exists() {
-            write_new(&path, content, durability)?;
+            replace(&path, &root.join(format!("{name}.new")), content, durability)?;
         }
     }
     Ok(())
-}
-
-/// Writes a file so that it is whole or not there. Somebody else's that was first stays as it is.
-fn write_new(path: &Path, content: &[u8], durability: Durability) -> Result<()> {
-    // Others, in this process too, may be doing the same.
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let temporary = path.with_extension(format!("tmp-{}-{count}", std::process::id()));
-    let write = || {
-        let mut file = File::create(&temporary)?;
-        file.write_all(content)?;
-        if durability == Durability::Safe {
-            file.sync_data()?;
-        }
-        // Unlike a rename, a link never replaces what is there.
-        match fs::hard_link(&temporary, path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            answer => answer,
-        }
-    };
-    let written = write().map_err(io_error("write", path));
-    let removed = remove_file(&temporary);
-    written.and(removed)?;
-    sync_folder(path.parent().expect("a file is in a folder"), durability)
 }
 
 /// Writes a file, or replaces it, so that a reader sees it whole, before or after. `temporary` is in the same folder;

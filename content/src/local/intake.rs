@@ -73,8 +73,6 @@ pub(super) struct Intake {
     found: u64,
     /// How many bytes are in the file and in the hash.
     written: u64,
-    /// How many of them the disk was told to write.
-    flushed: u64,
     expected: Descriptor,
     /// Before the lock: whoever is next begins an arrival of its own.
     arriving: Arriving,
@@ -93,7 +91,7 @@ impl Intake {
         found: u64,
     ) -> Result<Self> {
         let arriving = Arriving::begin(&store, &data, &expected, found)?;
-        Ok(Self { store, data, file, hasher, found, written: 0, flushed: 0, expected, arriving, lock })
+        Ok(Self { store, data, file, hasher, found, written: 0, expected, arriving, lock })
     }
 
     /// Does what it is told, until the writer is dropped. A failure ends it, and goes to `report`.
@@ -158,7 +156,7 @@ impl Intake {
             .and_then(|()| self.file.rewind())
             .map_err(io_error("truncate", &self.data))?;
         self.hasher = Hasher::new(self.expected.digest())?;
-        (self.written, self.flushed) = (0, 0);
+        self.written = 0;
         self.hash_again(size)?;
         self.arriving = Arriving::begin(&self.store, &self.data, &self.expected, size)?;
         Ok(())
@@ -216,11 +214,14 @@ impl Intake {
         {
             // What the disk did not take, the kernel may drop and still call clean: a resume would trust it.
             drop(arriving);
-            lock.discard()?;
+            // Whoever reads the error needs to know of the first failure, not of a second one.
+            let _ = lock.discard();
             return Err(io_error("sync", &data)(source));
         }
         names::publish(&store, &data, digest, labels)?;
         store.arrivals.end(&arriving.arrival, End::Committed);
-        lock.discard()
+        // The promise is kept already. A folder that stays, without data, is no ingest, and expires.
+        let _ = lock.discard();
+        Ok(())
     }
 }

@@ -275,7 +275,7 @@ impl Store for LocalStore {
 /// A [`Provider`] of what is committed and of what is just arriving. From [`LocalStore::following`].
 ///
 /// [`open`](Provider::open) waits until the blob is there or the store (or a clone of it) begins to take it in. Reads then
-/// wait for the bytes. The end of the blob is only reported once the blob is verified and committed; if its writer gives up,
+/// wait for the bytes. A damaged blob is waited for as if it were missing. The end of the blob is only reported once the blob is verified and committed; if its writer gives up,
 /// reads fail with [`Error::Abandoned`] inside an [`io::Error`].
 #[derive(Clone, Debug)]
 pub struct Following {
@@ -294,7 +294,6 @@ impl Provider for Following {
                 return Ok(Blob::new(arrival, descriptor.size()));
             }
             match self.store.open(descriptor).await {
-                // Who takes content in takes what is damaged for missing, and brings it anew.
                 Err(Error::NotFound { .. } | Error::Damaged { .. }) => change.await,
                 answer => return answer,
             }

@@ -40,8 +40,8 @@ pub(super) struct LocalWriter {
     /// Has no bound of its own: `room` bounds it.
     messages: mpsc::UnboundedSender<Message>,
     room: Arc<Semaphore>,
-    /// Why the thread stopped taking bytes, if it did.
-    failure: oneshot::Receiver<Error>,
+    /// Why the thread stopped taking bytes, if it did. The thread sends it, or ends without.
+    failure: Option<oneshot::Receiver<Error>>,
 }
 
 impl LocalWriter {
@@ -91,14 +91,16 @@ impl LocalWriter {
             .map_err(io_error("start a thread that writes", &data))?;
         let room = Arc::new(Semaphore::new(IN_FLIGHT as usize));
         let key = key.to_owned();
-        Ok(Self { key, expected, offset, started, updated, messages, room, failure })
+        Ok(Self { key, expected, offset, started, updated, messages, room, failure: Some(failure) })
     }
 
-    /// Why the thread is gone.
-    fn failure(&mut self) -> Error {
-        self.failure
-            .try_recv()
-            .unwrap_or_else(|_| Error::Abandoned { digest: self.expected.digest().clone() })
+    /// Why the thread is gone. The first to ask is told.
+    async fn failure(&mut self) -> Error {
+        let report = match self.failure.take() {
+            Some(report) => report.await.ok(),
+            None => None,
+        };
+        report.unwrap_or_else(|| Error::Abandoned { digest: self.expected.digest().clone() })
     }
 }
 
@@ -131,7 +133,7 @@ impl Writer for LocalWriter {
             let size = u32::try_from(bytes.len()).unwrap_or(u32::MAX).clamp(LEAST, IN_FLIGHT);
             let room = self.room.clone().acquire_many_owned(size).await.expect("nobody closes it");
             if self.messages.send(Message::Bytes(Chunk { bytes, room })).is_err() {
-                return Err(self.failure());
+                return Err(self.failure().await);
             }
             self.offset = after;
             self.updated = SystemTime::now();
@@ -149,22 +151,25 @@ impl Writer for LocalWriter {
         }
         let (answer, truncated) = oneshot::channel();
         if self.messages.send(Message::Truncate(size, answer)).is_err() {
-            return Err(self.failure());
+            return Err(self.failure().await);
         }
         // Before the answer: it is done even if nobody waits for it.
         (self.offset, self.updated) = (size, SystemTime::now());
-        truncated.await.map_err(|_| self.failure())
+        match truncated.await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.failure().await),
+        }
     }
 
     async fn commit(mut self: Box<Self>, labels: Labels) -> Result<()> {
         labels::check(&labels)?;
         let (answer, committed) = oneshot::channel();
         if self.messages.send(Message::Commit(labels, answer)).is_err() {
-            return Err(self.failure());
+            return Err(self.failure().await);
         }
         match committed.await {
             Ok(result) => result,
-            Err(_) => Err(self.failure()),
+            Err(_) => Err(self.failure().await),
         }
     }
 }
