@@ -22,9 +22,11 @@ use windlass_content::{
     testsuite::{descriptor, put, writer},
 };
 
+type Make = fn(&Path);
+
 #[tokio::test]
 async fn what_is_no_file_is_damaged_and_made_anew() {
-    let make: [(&str, fn(&Path)); 4] = [
+    let make: [(&str, Make); 4] = [
         ("it is a folder", |path| fs::create_dir_all(path.join("not/empty")).expect("the name is free")),
         ("it is a symbolic link", |path| symlink("elsewhere", path).expect("the name is free")),
         ("it is a symbolic link", |path| symlink("/dev/zero", path).expect("the name is free")),
