@@ -167,7 +167,7 @@ async fn a_process_that_dies() {
     let lease = store.lease(named("dies")).await.expect("it is made");
     lease.hold(&Resource::Ingest("x".into())).await.expect("it holds");
     let _kept = store.lease(named("expires").expires(HOUR)).await.expect("it is made");
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 #[tokio::test]
