@@ -16,6 +16,15 @@ pub enum Error {
         digest: Digest,
     },
 
+    /// Something is under the blob's name that is not a readable file. Ingesting the blob makes it anew.
+    #[error("blob {digest} is damaged: {reason}")]
+    Damaged {
+        /// The blob that was asked for.
+        digest: Digest,
+        /// What is wrong with it, as a clause: `"it is a folder"`.
+        reason: String,
+    },
+
     /// The bytes are not the ones that were announced. The ingest is discarded, since resuming cannot help.
     #[error("blob {expected} is damaged: its bytes hash to {actual}")]
     DigestMismatch {
@@ -23,6 +32,15 @@ pub enum Error {
         expected: Digest,
         /// The digest of the bytes that came.
         actual: Digest,
+    },
+
+    /// A label is empty or too long: see [`Labels`](crate::Labels).
+    #[error("label {key:?} {reason}")]
+    Label {
+        /// The key of the label, cut if it is long.
+        key: String,
+        /// What is wrong with it, as a verb phrase.
+        reason: &'static str,
     },
 
     /// The blob is not in the store, or is not committed.
@@ -68,6 +86,17 @@ pub enum Error {
         size: u64,
         /// The caller's limit, in bytes.
         limit: u64,
+    },
+
+    /// An ingest can only be truncated to a size that it has reached.
+    #[error("cannot truncate the ingest of {digest} to {size} bytes: it has {offset}")]
+    Truncate {
+        /// The blob that is being written.
+        digest: Digest,
+        /// What was asked for, in bytes.
+        size: u64,
+        /// What is there, in bytes.
+        offset: u64,
     },
 
     /// The digest's algorithm is none of SHA-256, SHA-384 and SHA-512.

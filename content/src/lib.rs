@@ -12,8 +12,10 @@
 
 mod blob;
 mod error;
+mod filter;
 pub mod hash;
 mod ingester;
+mod labels;
 mod local;
 mod provider;
 mod store;
@@ -22,7 +24,9 @@ pub mod testsuite;
 
 pub use blob::{Blob, BlobReader, ByteStream, ReadAt};
 pub use error::{Error, Result};
+pub use filter::Filter;
 pub use ingester::{Ingest, Ingester, Writer, WriterExt};
-pub use local::{Durability, Following, LocalStore, Options};
+pub use labels::Labels;
+pub use local::{Condition, Durability, Expired, Following, LocalStore, Options, Verified, Verify};
 pub use provider::{Provider, ProviderExt};
 pub use store::{Info, Status, Store};

@@ -4,9 +4,9 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use oci_spec::image::Digest;
 
-use crate::{Ingester, Provider, Result};
+use crate::{Filter, Ingester, Labels, Provider, Result};
 
-/// A provider and ingester whose content can be listed and deleted.
+/// A provider and ingester whose content can be listed, labelled and deleted.
 #[async_trait]
 pub trait Store: Provider + Ingester {
     /// What is known of a committed blob.
@@ -16,15 +16,31 @@ pub trait Store: Provider + Ingester {
     /// [`Error::NotFound`](crate::Error::NotFound).
     async fn info(&self, digest: &Digest) -> Result<Info>;
 
-    /// All committed blobs, in no particular order.
-    fn walk(&self) -> BoxStream<'_, Result<Info>>;
+    /// Replaces all labels of a committed blob. Of two updates at the same time, one wins as a whole.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`](crate::Error::NotFound), [`Error::Label`](crate::Error::Label).
+    async fn update(&self, digest: &Digest, labels: Labels) -> Result<Info>;
 
-    /// Deletes a committed blob. Who has it open can go on reading.
+    /// The committed blobs that `filter` lets through, in no particular order, as they are found.
+    ///
+    /// A blob that is committed or deleted meanwhile may or may not be among them.
+    fn walk(&self, filter: Filter) -> BoxStream<'_, Result<Info>>;
+
+    /// Deletes a committed blob and its labels. Who has it open can go on reading.
     ///
     /// # Errors
     ///
     /// [`Error::NotFound`](crate::Error::NotFound).
     async fn delete(&self, digest: &Digest) -> Result<()>;
+
+    /// How far an ingest in progress is, whoever writes it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoIngest`](crate::Error::NoIngest).
+    async fn status(&self, key: &str) -> Result<Status>;
 
     /// The ingests in progress, also those of other processes and those that were left unfinished.
     async fn active(&self) -> Result<Vec<Status>>;
@@ -47,6 +63,8 @@ pub struct Info {
     pub size: u64,
     /// When it was committed.
     pub committed: SystemTime,
+    /// What its committers and [`Store::update`] have written on it.
+    pub labels: Labels,
 }
 
 /// An ingest in progress.

@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 use windlass_content::{
-    Blob, Error, Ingest, Ingester, LocalStore, Options, Provider, ProviderExt, Store, WriterExt,
+    Blob, Error, Ingest, Ingester, Labels, LocalStore, Options, Provider, ProviderExt, Store, WriterExt,
     testsuite::{descriptor, put, writer},
 };
 
@@ -39,7 +39,7 @@ async fn a_blob_is_read_while_it_arrives_and_ends_with_the_commit() {
     writer.write(Bytes::from_static(b"tent")).await.expect("the bytes fit");
     assert_eq!(first_bytes(&blob, 7).await, b"content");
     assert!(timeout(MOMENT, &mut whole).await.is_err(), "all bytes are there, but nobody verified them");
-    writer.commit().await.expect("the bytes are right");
+    writer.commit(Labels::new()).await.expect("the bytes are right");
 
     assert_eq!(whole.await.expect("no panic").expect("it was committed"), b"content");
 }
@@ -58,7 +58,22 @@ async fn who_opens_too_early_waits_for_the_writer() {
 
     let blob = early.await.expect("it is arriving");
     writer.write(Bytes::from_static(b"content")).await.expect("the bytes fit");
-    writer.commit().await.expect("the bytes are right");
+    writer.commit(Labels::new()).await.expect("the bytes are right");
+    assert_eq!(blob.bytes(want.digest(), 7).await.expect("committed"), "content");
+}
+
+#[tokio::test]
+async fn a_damaged_blob_is_waited_for() {
+    let (_folder, store) = store();
+    let want = descriptor(b"content");
+    std::fs::create_dir(store.path(want.digest())).expect("the name is free");
+    let following = store.following();
+    let mut early = pin!(following.open(&want));
+    assert!(timeout(MOMENT, &mut early).await.is_err(), "nobody makes it anew");
+
+    put(&store, b"content").await;
+
+    let blob = timeout(LONG, early).await.expect("it is woken").expect("committed");
     assert_eq!(blob.bytes(want.digest(), 7).await.expect("committed"), "content");
 }
 
@@ -91,7 +106,7 @@ async fn what_an_earlier_writer_left_is_readable_at_once() {
 
     assert_eq!(first_bytes(&blob, 3).await, b"con");
     second.write(Bytes::from_static(b"tent")).await.expect("the bytes fit");
-    second.commit().await.expect("the bytes are right");
+    second.commit(Labels::new()).await.expect("the bytes are right");
     assert_eq!(blob.bytes(want.digest(), 7).await.expect("committed"), "content");
 }
 
@@ -113,8 +128,31 @@ async fn readers_of_an_abandoned_blob_fail_and_the_next_writer_is_found() {
     let mut second = writer(&store, "key", &want).await;
     let blob = next.await.expect("it is arriving");
     second.write(Bytes::from_static(b"tent")).await.expect("the bytes fit");
-    second.commit().await.expect("the bytes are right");
+    second.commit(Labels::new()).await.expect("the bytes are right");
     assert_eq!(blob.bytes(want.digest(), 7).await.expect("committed"), "content");
+}
+
+#[tokio::test]
+async fn readers_of_what_is_taken_back_fail_and_find_the_blob_again() {
+    let (_folder, store) = store();
+    let want = descriptor(b"content");
+    let mut writer = writer(&store, "key", &want).await;
+    writer.write(Bytes::from_static(b"conTENT")).await.expect("the bytes fit");
+    let earlier = store.following().open(&want).await.expect("it is arriving");
+    let reading = read_all(&earlier);
+
+    writer.truncate(3).await.expect("it has more");
+
+    let err = reading.await.expect("no panic").expect_err("bytes were taken back");
+    assert!(is_abandoned(&err), "{err:?}");
+    let blob = store.following().open(&want).await.expect("it is arriving");
+    assert_eq!(first_bytes(&blob, 3).await, b"con");
+    writer.write(Bytes::from_static(b"tent")).await.expect("the bytes fit");
+    writer.truncate(7).await.expect("that is where it is");
+    assert_eq!(first_bytes(&blob, 7).await, b"content");
+    writer.commit(Labels::new()).await.expect("the bytes are right");
+    assert_eq!(blob.bytes(want.digest(), 7).await.expect("committed"), "content");
+    assert!(earlier.bytes(want.digest(), 7).await.is_err(), "it never ends well");
 }
 
 #[tokio::test]
@@ -126,7 +164,7 @@ async fn readers_of_wrong_bytes_never_see_an_end() {
     writer.write(Bytes::from_static(b"wrong")).await.expect("the length is right");
     let reading = read_all(&blob);
 
-    writer.commit().await.expect_err("the digest is wrong");
+    writer.commit(Labels::new()).await.expect_err("the digest is wrong");
 
     let err = reading.await.expect("no panic").expect_err("the bytes are wrong");
     assert!(is_abandoned(&err), "{err:?}");
@@ -142,7 +180,7 @@ async fn an_empty_blob_ends_with_the_commit() {
     let mut reading = read_all(&store.following().open(&want).await.expect("it is arriving"));
 
     assert!(timeout(MOMENT, &mut reading).await.is_err(), "nobody verified that it is empty");
-    writer.commit().await.expect("it is empty");
+    writer.commit(Labels::new()).await.expect("it is empty");
 
     assert_eq!(reading.await.expect("no panic").expect("it was committed"), b"");
 }
@@ -154,7 +192,7 @@ async fn a_deleted_blob_is_waited_for_although_somebody_still_reads_it() {
     let mut writer = writer(&store, "key", &want).await;
     let blob = store.following().open(&want).await.expect("it is arriving");
     writer.write(Bytes::from_static(b"content")).await.expect("the bytes fit");
-    writer.commit().await.expect("the bytes are right");
+    writer.commit(Labels::new()).await.expect("the bytes are right");
 
     store.delete(want.digest()).await.expect("it is there");
 

@@ -15,7 +15,8 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 use tokio::time::timeout;
 use windlass_content::{
-    Durability, Error, Ingest, Ingester, LocalStore, Options, Provider, ProviderExt, Store, WriterExt,
+    Durability, Error, Filter, Ingest, Ingester, Labels, LocalStore, Options, Provider, ProviderExt, Store,
+    WriterExt,
     testsuite::{self, descriptor, put, writer},
 };
 
@@ -43,7 +44,7 @@ async fn a_second_process_waits_for_the_first_and_finds_the_blob() {
 
     assert!(timeout(MOMENT, &mut second).await.is_err(), "the first one has the lock");
     first.write(Bytes::from_static(b"content")).await.expect("the bytes fit");
-    first.commit().await.expect("the bytes are right");
+    first.commit(Labels::new()).await.expect("the bytes are right");
 
     assert!(matches!(second.await, Ok(Ingest::Present)));
     assert_eq!(there.active().await.expect("active"), []);
@@ -63,7 +64,7 @@ async fn a_second_process_resumes_what_the_first_left() {
     let mut second = second.await;
     assert_eq!(second.offset(), 3);
     second.write(Bytes::from_static(b"tent")).await.expect("the bytes fit");
-    second.commit().await.expect("the bytes are right");
+    second.commit(Labels::new()).await.expect("the bytes are right");
     assert_eq!(here.read(&want, 7).await.expect("committed"), "content");
 }
 
@@ -81,7 +82,7 @@ async fn many_processes_write_a_blob_once() {
                         Ingest::Present => 0,
                         Ingest::Open(mut writer) => {
                             writer.write(bytes).await.expect("the bytes fit");
-                            writer.commit().await.expect("the bytes are right");
+                            writer.commit(Labels::new()).await.expect("the bytes are right");
                             1
                         }
                     }
@@ -122,7 +123,7 @@ async fn a_descriptor_with_a_wrong_size_does_not_harm_the_blob() {
     let mut liar = writer(&store, "key", &wrong).await;
     liar.write(Bytes::from_static(b"content!")).await.expect("the length is as announced");
 
-    liar.commit().await.expect_err("the digest is wrong");
+    liar.commit(Labels::new()).await.expect_err("the digest is wrong");
 
     assert_eq!(store.read(&right, 7).await.expect("it is as it was"), "content");
 }
@@ -154,7 +155,7 @@ async fn a_crash_just_before_the_rename_is_resumed() {
     let next = writer(&store, "key", &want).await;
 
     assert_eq!(fs::metadata(&data).expect("it is there").permissions().mode() & 0o200, 0o200);
-    next.commit().await.expect("the bytes are right");
+    next.commit(Labels::new()).await.expect("the bytes are right");
 }
 
 #[tokio::test]
@@ -163,7 +164,7 @@ async fn a_torn_note_starts_anew() {
     let want = descriptor(b"content");
     let mut first = writer(&store, "key", &want).await;
     first.write(Bytes::from_static(b"con")).await.expect("the bytes fit");
-    first.commit().await.expect_err("four bytes are missing");
+    first.commit(Labels::new()).await.expect_err("four bytes are missing");
     fs::write(ingest_folder(&store, "key").join("expected"), "{\"mediaTy").expect("it can be written");
 
     assert_eq!(store.active().await.expect("a torn note is in nobody's way"), []);
@@ -183,7 +184,7 @@ async fn a_full_disk_is_an_error_that_names_the_file() {
 
     let append = writer.write(vec![7; 1 << 20].into()).await;
     let err = match append {
-        Ok(()) => writer.commit().await.expect_err("nothing was written"),
+        Ok(()) => writer.commit(Labels::new()).await.expect_err("nothing was written"),
         Err(err) => err,
     };
 
@@ -228,7 +229,8 @@ async fn files_that_are_no_blobs_are_passed_over() {
         fs::write(folder.path().join(name), "not ours").expect("the folder can be written");
     }
 
-    let blobs: Vec<_> = futures::TryStreamExt::try_collect(store.walk()).await.expect("walk");
+    let blobs: Vec<_> =
+        futures::TryStreamExt::try_collect(store.walk(Filter::default())).await.expect("walk");
 
     assert_eq!(blobs, []);
     assert_eq!(store.active().await.expect("active"), []);
@@ -258,7 +260,7 @@ proptest! {
                 }
                 current.write(chunk.into()).await.expect("the bytes fit");
             }
-            current.commit().await.expect("the bytes are right");
+            current.commit(Labels::new()).await.expect("the bytes are right");
             store.read(&want, want.size()).await.expect("committed")
         };
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");

@@ -8,7 +8,7 @@ use futures::{StreamExt, TryStreamExt};
 use oci_spec::image::{Descriptor, Digest, MediaType};
 use windlass::{
     Windlass,
-    content::{Ingest, Ingester, Provider, Store, WriterExt},
+    content::{Filter, Ingest, Ingester, Labels, Provider, Store, WriterExt},
 };
 
 use crate::{cli::IngestArgs, output};
@@ -31,7 +31,7 @@ pub(crate) async fn ingest(windlass: &Windlass, arguments: IngestArgs) -> anyhow
         known -= passed;
         writer.write(chunk.split_off(usize::try_from(passed).expect("no more than the chunk"))).await?;
     }
-    Ok(writer.commit().await?)
+    Ok(writer.commit(Labels::new()).await?)
 }
 
 /// The next bytes of stdin; `None` at its end.
@@ -58,7 +58,7 @@ pub(crate) async fn active(windlass: &Windlass, quiet: bool) -> anyhow::Result<(
 }
 
 pub(crate) async fn list(windlass: &Windlass, quiet: bool) -> anyhow::Result<()> {
-    let mut blobs: Vec<_> = windlass.content().walk().try_collect().await?;
+    let mut blobs: Vec<_> = windlass.content().walk(Filter::default()).try_collect().await?;
     blobs.sort_by(|a, b| a.digest.as_ref().cmp(b.digest.as_ref()));
     if quiet {
         return Ok(blobs.iter().try_for_each(|blob| output::line(&blob.digest))?);

@@ -109,6 +109,26 @@ pub enum Error {
         platform: String,
     },
 
+    /// Indexes are in each other, more of them than any image has.
+    #[error("{digest} is more than {limit} steps below the image's root")]
+    TooDeep {
+        /// The first node that is too deep.
+        digest: Digest,
+        /// How many steps are allowed.
+        limit: usize,
+    },
+
+    /// An index or a manifest lists more than the limit.
+    #[error("{digest} lists {entries} entries, more than the limit of {limit}")]
+    TooMany {
+        /// The index or manifest.
+        digest: Digest,
+        /// How many manifests, or layers, it lists.
+        entries: usize,
+        /// The caller's limit.
+        limit: usize,
+    },
+
     /// The image list was written by a newer version of this library.
     #[error("the image list {} has version {version}, which is newer than this program knows; update it", path.display())]
     TooNew {

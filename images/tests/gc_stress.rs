@@ -187,6 +187,8 @@ async fn every_listed_image_is_whole_at_all_times() {
     Gc::new(store.clone(), Arc::new(content.clone())).run(&options).await.expect("it collects");
     assert_eq!(store.leases().await.expect("it lists"), []);
     assert_eq!(content.active().await.expect("it lists"), []);
-    let left: Vec<_> = futures::TryStreamExt::try_collect(content.walk()).await.expect("it lists");
+    let left: Vec<_> = futures::TryStreamExt::try_collect(content.walk(windlass_content::Filter::default()))
+        .await
+        .expect("it lists");
     assert_eq!(left, [], "nothing leaks");
 }

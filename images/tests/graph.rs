@@ -94,6 +94,22 @@ async fn a_missing_platform_and_a_large_manifest_say_so() {
 }
 
 #[tokio::test]
+async fn a_list_that_is_too_long_is_refused() {
+    let store = Arc::new(Memory::default());
+    let layers = ["a", "b"].map(|text| store.add(MediaType::ImageLayer, text));
+    let image = store.image(&[&layers[0], &layers[1]], 2);
+    let index = store.index(&[&image, &image]);
+    for node in [&image, &index] {
+        let handler = ChildrenHandler::new(store.clone());
+
+        assert!(handler.clone().max_entries(2).handle(node).await.is_ok());
+        let err = handler.max_entries(1).handle(node).await.expect_err("it is too long").to_string();
+
+        assert_eq!(err, format!("{} lists 2 entries, more than the limit of 1", node.digest()));
+    }
+}
+
+#[tokio::test]
 async fn an_image_is_opened_through_nested_indexes_and_its_parts_must_agree() {
     let store = Memory::default();
     let layer = store.add(MediaType::ImageLayer, "layer");

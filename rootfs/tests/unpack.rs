@@ -4,7 +4,7 @@ use std::{fs, path::Path, sync::Arc};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
-use windlass_content::{Ingest, Ingester, LocalStore, Options, WriterExt};
+use windlass_content::{Ingest, Ingester, Labels, LocalStore, Options, WriterExt};
 use windlass_rootfs::{Error, Unpacker};
 use windlass_snapshot::{
     Durability, Native, Overlay, Snapshotter,
@@ -35,7 +35,7 @@ impl Bench {
             let key = descriptor.digest().to_string();
             if let Ingest::Open(mut writer) = self.store.ingest(&key, &descriptor).await.expect("it opens") {
                 writer.write(image.blob(descriptor.digest())).await.expect("it fits");
-                writer.commit().await.expect("the bytes are right");
+                writer.commit(Labels::new()).await.expect("the bytes are right");
             }
         }
     }

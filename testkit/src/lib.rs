@@ -12,6 +12,7 @@
 mod artifact;
 mod builder;
 mod demo;
+mod disk;
 mod fault;
 mod http;
 mod image;
@@ -29,6 +30,7 @@ pub use self::{
     artifact::Artifact,
     builder::RegistryBuilder,
     demo::demo_image,
+    disk::LoopDisk,
     fault::Fault,
     image::{Image, ImageBuilder, Index},
     layer::Layer,

@@ -106,7 +106,11 @@ impl ReadAt for Arrival {
         }
         drop(state);
         let wanted = buf.len().min(usize::try_from(ready).unwrap_or(usize::MAX));
-        FileExt::read_at(&self.file, &mut buf[..wanted], offset)
+        match FileExt::read_at(&self.file, &mut buf[..wanted], offset)? {
+            // The bytes were there, and were taken back since: this is no end.
+            0 if wanted > 0 => Err(io::Error::other(Error::Abandoned { digest: self.digest.clone() })),
+            read => Ok(read),
+        }
     }
 }
 

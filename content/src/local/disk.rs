@@ -1,20 +1,16 @@
-//! Where things are in the folder, and reading them back.
+//! Where things are in the folder, and writing them so that they stay.
 
 use std::{
     fs::{self, File, Metadata},
     io::{self, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
-    time::SystemTime,
 };
 
-use oci_spec::image::{Descriptor, Digest};
+use oci_spec::image::Digest;
 
 use super::Durability;
-use crate::{
-    Error, Info, Result, Status,
-    hash::{self, Hasher},
-};
+use crate::{Error, Result};
 
 /// Makes an error of what the system answered.
 pub(super) fn io_error(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -27,83 +23,71 @@ pub(super) fn blob_path(root: &Path, digest: &Digest) -> PathBuf {
     root.join("blobs").join(digest.algorithm().as_ref()).join(digest.digest())
 }
 
-/// Where an ingest is: keys may have any characters, their hashes have not.
-pub(super) fn ingest_path(root: &Path, key: &str) -> PathBuf {
-    root.join("ingest").join(hash::sha256(key.as_bytes()).digest())
-}
-
-/// The files of one ingest.
-#[derive(Debug)]
-pub(super) struct IngestFolder<'a>(&'a Path);
-
-impl<'a> IngestFolder<'a> {
-    pub(super) fn new(folder: &'a Path) -> Self {
-        Self(folder)
-    }
-
-    /// The bytes so far.
-    pub(super) fn data(&self) -> PathBuf {
-        self.0.join("data")
-    }
-
-    /// The key, as its owner wrote it.
-    pub(super) fn key(&self) -> PathBuf {
-        self.0.join("key")
-    }
-
-    /// The descriptor of what it will be.
-    pub(super) fn expected(&self) -> PathBuf {
-        self.0.join("expected")
-    }
-
-    /// What an earlier writer expected; `None` if there was none, or a crash tore its note.
-    pub(super) fn read_expected(&self) -> Option<Descriptor> {
-        serde_json::from_slice(&fs::read(self.expected()).ok()?).ok()
-    }
-}
-
 /// Makes the folder an OCI image layout (image-spec, image-layout.md).
+///
+/// `oci-layout` comes last: where it is, everything else is, and is on the disk.
 pub(super) fn make_layout(root: &Path, durability: Durability) -> Result<()> {
+    if root.join("oci-layout").exists() && root.join("index.json").exists() {
+        return [root.join("blobs/sha256"), root.join("ingest")]
+            .iter()
+            .try_for_each(|folder| make_folder(folder, durability));
+    }
     for folder in [root.join("blobs/sha256"), root.join("ingest")] {
         make_folder(&folder, durability)?;
     }
     let index =
         br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
-    for (name, content) in [("oci-layout", &br#"{"imageLayoutVersion":"1.0.0"}"#[..]), ("index.json", index)]
+    sync_parents(root, durability)?;
+    let _lock = lock_folder(root, File::lock)?;
+    for (name, content) in [("index.json", &index[..]), ("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)]
     {
         let path = root.join(name);
         if !path.exists() {
-            write_new(&path, content, durability)?;
+            replace(&path, &root.join(format!("{name}.new")), content, durability)?;
         }
     }
     Ok(())
 }
 
-/// Writes a file so that it is whole or not there. Somebody else's that was first stays as it is.
-fn write_new(path: &Path, content: &[u8], durability: Durability) -> Result<()> {
-    // Others, in this process too, may be doing the same.
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let temporary = path.with_extension(format!("tmp-{}-{count}", std::process::id()));
+/// Writes a file, or replaces it, so that a reader sees it whole, before or after. `temporary` is in the same folder;
+/// the caller sees to it that nobody else uses it.
+pub(super) fn replace(path: &Path, temporary: &Path, content: &[u8], durability: Durability) -> Result<()> {
     let write = || {
-        let mut file = File::create(&temporary)?;
+        let mut file = File::create(temporary)?;
         file.write_all(content)?;
         if durability == Durability::Safe {
             file.sync_data()?;
         }
-        // Unlike a rename, a link never replaces what is there.
-        match fs::hard_link(&temporary, path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            answer => answer,
-        }
+        fs::rename(temporary, path)
     };
-    let written = write().map_err(io_error("write", path));
-    let removed = match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &temporary)(error)),
-        _ => Ok(()),
-    };
-    written.and(removed)?;
+    write().map_err(io_error("write", path))?;
     sync_folder(path.parent().expect("a file is in a folder"), durability)
+}
+
+/// Locks a folder, or waits until it can be. Unlocked when the result is dropped.
+pub(super) fn lock_folder(folder: &Path, lock: fn(&File) -> io::Result<()>) -> Result<File> {
+    let file = File::open(folder).map_err(io_error("open", folder))?;
+    loop {
+        match lock(&file) {
+            Ok(()) => return Ok(file),
+            // A signal came to this thread; the wait is not over.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(source) => return Err(io_error("lock", folder)(source)),
+        }
+    }
+}
+
+/// Whether two looks saw the same file, and not another one under its name.
+pub(super) fn is_same(a: &Metadata, b: &Metadata) -> bool {
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
+/// Removes a file; none there is fine.
+pub(super) fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
+        _ => Ok(()),
+    }
 }
 
 /// Makes a folder and its parents, each of them durable in the one above it.
@@ -125,6 +109,22 @@ pub(super) fn make_folder(folder: &Path, durability: Durability) -> Result<()> {
     }
 }
 
+/// Makes durable what somebody else may have made just before, and may not live to make durable.
+fn sync_parents(root: &Path, durability: Durability) -> Result<()> {
+    let root = std::path::absolute(root).map_err(io_error("find the parents of", root))?;
+    sync_folder(&root.join("blobs"), durability)?;
+    for folder in root.ancestors() {
+        match sync_folder(folder, durability) {
+            // A folder that we may pass through but not read was there before.
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {}
+            // Nor can one be synced that is on a file system without that, such as the kernel's own.
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::InvalidInput => {}
+            answer => answer?,
+        }
+    }
+    Ok(())
+}
+
 /// Makes the names in a folder durable.
 pub(super) fn sync_folder(folder: &Path, durability: Durability) -> Result<()> {
     match durability {
@@ -143,56 +143,8 @@ pub(super) fn remove_folder(folder: &Path) -> Result<()> {
     }
 }
 
-/// What a committed blob's file says of it.
-pub(super) fn info(digest: Digest, metadata: &Metadata, path: &Path) -> Result<Info> {
-    let committed = metadata.modified().map_err(io_error("read the time of", path))?;
-    Ok(Info { digest, size: metadata.len(), committed })
-}
-
-/// All committed blobs. A file that is no blob's is not ours, and passed over.
-pub(super) fn list(root: &Path) -> Result<Vec<Info>> {
-    let mut infos = Vec::new();
-    for algorithm in entries(&root.join("blobs"))? {
-        for path in entries(&algorithm)? {
-            let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let Ok(digest) = format!("{}:{}", name(&algorithm), name(&path)).parse::<Digest>() else {
-                continue;
-            };
-            if Hasher::new(&digest).is_err() {
-                continue;
-            }
-            // It may be deleted at this moment.
-            let Ok(metadata) = fs::metadata(&path) else { continue };
-            infos.push(info(digest, &metadata, &path)?);
-        }
-    }
-    Ok(infos)
-}
-
-/// All ingests in progress.
-pub(super) fn active(root: &Path) -> Result<Vec<Status>> {
-    let folders = entries(&root.join("ingest"))?;
-    // An ingest that is just beginning or ending has not all of its files.
-    Ok(folders.iter().filter_map(|folder| status(IngestFolder::new(folder))).collect())
-}
-
-fn status(folder: IngestFolder<'_>) -> Option<Status> {
-    let expected = folder.read_expected()?;
-    let key = fs::read_to_string(folder.key()).ok()?;
-    let started = fs::metadata(folder.key()).ok()?.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-    let data = fs::metadata(folder.data()).ok()?;
-    Some(Status {
-        key,
-        expected: expected.digest().clone(),
-        offset: data.len(),
-        total: expected.size(),
-        started,
-        updated: data.modified().unwrap_or(started),
-    })
-}
-
 /// The paths in a folder; none if it is gone, or no folder.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let read =
         || -> io::Result<Vec<PathBuf>> { fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect() };
     match read() {

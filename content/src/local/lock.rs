@@ -4,7 +4,6 @@ use std::{
     collections::HashMap,
     fs::{self, File, TryLockError},
     io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
     thread,
@@ -122,13 +121,19 @@ fn lock_folder(folder: &Path, patience: Patience) -> Result<Option<File>> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(source) => return Err(io_error("lock", folder)(source)),
         }
-        let ours = file.metadata().map_err(io_error("read", folder))?;
-        match fs::metadata(folder) {
-            Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => return Ok(Some(file)),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(io_error("read", folder)(source)),
+        if is_at(&file, folder)? {
+            return Ok(Some(file));
         }
+    }
+}
+
+/// Whether an open folder is still the one at this path.
+pub(super) fn is_at(file: &File, folder: &Path) -> Result<bool> {
+    let ours = file.metadata().map_err(io_error("read", folder))?;
+    match fs::metadata(folder) {
+        Ok(there) => Ok(disk::is_same(&there, &ours)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(io_error("read", folder)(source)),
     }
 }
 

@@ -1,15 +1,22 @@
 //! Blobs in a folder that is a valid OCI image layout, shared between processes.
 
 mod arrival;
+mod committed;
 mod disk;
+mod expire;
+mod index;
+mod ingests;
+mod intake;
 mod lock;
+mod names;
+mod sidecar;
+mod verify;
 mod writer;
 
 use std::{
-    fs::{self, File},
-    io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -22,11 +29,22 @@ use tokio::task::spawn_blocking;
 
 use self::{
     arrival::Arrivals,
-    disk::{IngestFolder, io_error},
+    committed::{Blobs, Found},
+    ingests::IngestFolder,
     lock::Locks,
     writer::LocalWriter,
 };
-use crate::{Blob, Error, Info, Ingest, Ingester, Provider, Result, Status, Store, hash::Hasher};
+pub use self::{
+    expire::Expired,
+    verify::{Condition, Verified, Verify},
+};
+use crate::{
+    Blob, Error, Filter, Info, Ingest, Ingester, Labels, Provider, Result, Status, Store, hash::Hasher,
+    labels,
+};
+
+/// How many blobs a walk looks at in one go.
+const WALK: usize = 128;
 
 /// When a commit is on the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,22 +52,35 @@ pub enum Durability {
     /// Before it is visible: it survives a power cut.
     #[default]
     Safe,
-    /// When the kernel gets to it. A power cut may leave committed blobs damaged.
+    /// When the kernel gets to it. A power cut may leave committed blobs damaged, and without their labels.
     Fast,
 }
 
 /// Settings of a [`LocalStore`].
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
     /// When a commit is on the disk. [`Durability::Safe`] by default.
     pub durability: Durability,
+    /// How long an ingest is kept that gets no bytes and has no writer. 24 h by default.
+    pub ingest_expiry: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { durability: Durability::default(), ingest_expiry: Duration::from_secs(24 * 60 * 60) }
+    }
 }
 
 impl Options {
     /// Sets when a commit is on the disk.
     pub fn durability(self, durability: Durability) -> Self {
-        Self { durability }
+        Self { durability, ..self }
+    }
+
+    /// Sets how long an ingest is kept that gets no bytes and has no writer.
+    pub fn ingest_expiry(self, ingest_expiry: Duration) -> Self {
+        Self { ingest_expiry, ..self }
     }
 }
 
@@ -59,7 +90,14 @@ impl Options {
 /// <path>/oci-layout, index.json           the folder is an OCI image layout
 /// <path>/blobs/<algorithm>/<hex>          committed, read-only
 /// <path>/ingest/<sha256 of the key>/      in progress: data, key, expected (a descriptor)
+/// <path>/labels/<algorithm>/<hex>         the labels of a blob, as a JSON object; only of those that have some
+/// <path>/quarantine/<algorithm>-<hex>     what was damaged
 /// ```
+///
+/// A blob that is damaged on its face (its size is not the descriptor's, it cannot be opened, it is a folder or a symbolic
+/// link) is not trusted: [`ingest`](Ingester::ingest) takes it for missing, and the commit replaces it.
+/// [`open`](Provider::open) says [`Error::NotFound`] if only the size is wrong, since the descriptor may be the one that
+/// errs, and [`Error::Damaged`] otherwise. Wrong bytes of the right size are found by [`verify`](Self::verify).
 #[derive(Clone, Debug)]
 pub struct LocalStore {
     inner: Arc<Inner>,
@@ -69,6 +107,7 @@ pub struct LocalStore {
 struct Inner {
     root: PathBuf,
     durability: Durability,
+    ingest_expiry: Duration,
     locks: Locks,
     arrivals: Arrivals,
 }
@@ -85,10 +124,13 @@ impl LocalStore {
         let inner = Inner {
             root,
             durability: options.durability,
+            ingest_expiry: options.ingest_expiry,
             locks: Locks::default(),
             arrivals: Arrivals::default(),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Arc::new(inner);
+        expire::in_background(&inner);
+        Ok(Self { inner })
     }
 
     /// Where a blob is, or would be.
@@ -99,18 +141,6 @@ impl LocalStore {
     /// The same blobs, and those that this store is just taking in.
     pub fn following(&self) -> Following {
         Following { store: self.clone() }
-    }
-
-    /// Opens a committed blob; `None` if it is not there, or damaged in its size.
-    fn open_committed(&self, descriptor: &Descriptor) -> Result<Option<Blob>> {
-        let path = self.path(descriptor.digest());
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(io_error("open", &path)(source)),
-        };
-        let size = file.metadata().map_err(io_error("read the size of", &path))?.len();
-        Ok((size == descriptor.size()).then(|| Blob::new(Arc::new(file), size)))
     }
 
     async fn blocking<T: Send + 'static>(
@@ -128,8 +158,14 @@ impl Provider for LocalStore {
         Hasher::new(descriptor.digest())?;
         let descriptor = descriptor.clone();
         self.blocking(move |this| {
-            this.open_committed(&descriptor)?
-                .ok_or_else(|| Error::NotFound { digest: descriptor.digest().clone() })
+            let digest = || descriptor.digest().clone();
+            match committed::look(&this.path(descriptor.digest()))? {
+                Found::File(file, seen) if seen.len() == descriptor.size() => {
+                    Ok(Blob::new(Arc::new(file), seen.len()))
+                }
+                Found::File(..) | Found::Nothing => Err(Error::NotFound { digest: digest() }),
+                Found::Damaged(reason) => Err(Error::Damaged { digest: digest(), reason }),
+            }
         })
         .await
     }
@@ -142,7 +178,7 @@ impl Ingester for LocalStore {
         if self.present(descriptor).await? {
             return Ok(Ingest::Present);
         }
-        let lock = self.inner.locks.take(&disk::ingest_path(&self.inner.root, key)).await?;
+        let lock = self.inner.locks.take(&ingests::ingest_path(&self.inner.root, key)).await?;
         // Whoever had the lock before may have committed it.
         if self.present(descriptor).await? {
             self.blocking(move |_| lock.discard()).await?;
@@ -157,8 +193,11 @@ impl Ingester for LocalStore {
 
 impl LocalStore {
     async fn present(&self, descriptor: &Descriptor) -> Result<bool> {
-        let wanted = descriptor.clone();
-        let present = self.blocking(move |this| Ok(this.open_committed(&wanted)?.is_some())).await?;
+        let present = match self.open(descriptor).await {
+            Ok(_) => true,
+            Err(Error::NotFound { .. } | Error::Damaged { .. }) => false,
+            Err(error) => return Err(error),
+        };
         if present {
             // Somebody in this process may be waiting for it to arrive, while another process brought it.
             self.inner.arrivals.announce();
@@ -173,41 +212,49 @@ impl Store for LocalStore {
         Hasher::new(digest)?;
         let digest = digest.clone();
         self.blocking(move |this| {
-            let path = this.path(&digest);
-            match fs::metadata(&path) {
-                Ok(metadata) => disk::info(digest, &metadata, &path),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::NotFound { digest }),
-                Err(source) => Err(io_error("read", &path)(source)),
-            }
+            committed::info(&this.inner.root, &digest)?.ok_or(Error::NotFound { digest })
         })
         .await
     }
 
-    fn walk(&self) -> BoxStream<'_, Result<Info>> {
-        let list = self.blocking(|this| disk::list(&this.inner.root));
-        stream::once(list).map_ok(|infos| stream::iter(infos.into_iter().map(Ok))).try_flatten().boxed()
+    async fn update(&self, digest: &Digest, labels: Labels) -> Result<Info> {
+        Hasher::new(digest)?;
+        labels::check(&labels)?;
+        let digest = digest.clone();
+        self.blocking(move |this| names::update(&this.inner, &digest, &labels)).await
+    }
+
+    fn walk(&self, filter: Filter) -> BoxStream<'_, Result<Info>> {
+        let blobs = Blobs::in_store(&self.inner.root);
+        let infos = stream::try_unfold((blobs, filter), |(mut blobs, filter)| async {
+            let look = move |_: &Self| Ok((blobs.next_infos(&filter, WALK)?, (blobs, filter)));
+            let (infos, rest) = self.blocking(look).await?;
+            Ok((!infos.is_empty()).then_some((infos, rest)))
+        });
+        infos.map_ok(|infos| stream::iter(infos.into_iter().map(Ok))).try_flatten().boxed()
     }
 
     async fn delete(&self, digest: &Digest) -> Result<()> {
         Hasher::new(digest)?;
         let digest = digest.clone();
+        self.blocking(move |this| names::remove(&this.inner, &digest)).await
+    }
+
+    async fn status(&self, key: &str) -> Result<Status> {
+        let key = key.to_owned();
         self.blocking(move |this| {
-            let path = this.path(&digest);
-            match fs::remove_file(&path) {
-                Ok(()) => Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::NotFound { digest }),
-                Err(source) => Err(io_error("delete", &path)(source)),
-            }
+            let folder = ingests::ingest_path(&this.inner.root, &key);
+            ingests::status(IngestFolder::new(&folder)).ok_or(Error::NoIngest { key })
         })
         .await
     }
 
     async fn active(&self) -> Result<Vec<Status>> {
-        self.blocking(|this| disk::active(&this.inner.root)).await
+        self.blocking(|this| ingests::active(&this.inner.root)).await
     }
 
     async fn abort(&self, key: &str) -> Result<()> {
-        let folder = disk::ingest_path(&self.inner.root, key);
+        let folder = ingests::ingest_path(&self.inner.root, key);
         let no_ingest = || Error::NoIngest { key: key.to_owned() };
         let there = folder.clone();
         if !self.blocking(move |_| Ok(there.exists())).await? {
@@ -228,7 +275,7 @@ impl Store for LocalStore {
 /// A [`Provider`] of what is committed and of what is just arriving. From [`LocalStore::following`].
 ///
 /// [`open`](Provider::open) waits until the blob is there or the store (or a clone of it) begins to take it in. Reads then
-/// wait for the bytes. The end of the blob is only reported once the blob is verified and committed; if its writer gives up,
+/// wait for the bytes. A damaged blob is waited for as if it were missing. The end of the blob is only reported once the blob is verified and committed; if its writer gives up,
 /// reads fail with [`Error::Abandoned`] inside an [`io::Error`].
 #[derive(Clone, Debug)]
 pub struct Following {
@@ -247,7 +294,7 @@ impl Provider for Following {
                 return Ok(Blob::new(arrival, descriptor.size()));
             }
             match self.store.open(descriptor).await {
-                Err(Error::NotFound { .. }) => change.await,
+                Err(Error::NotFound { .. } | Error::Damaged { .. }) => change.await,
                 answer => return answer,
             }
         }

@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 use oci_spec::image::{Descriptor, Digest, MediaType};
 
 use super::{descriptor, put, writer};
-use crate::{Error, ProviderExt, Store, WriterExt, hash::Hasher};
+use crate::{Error, Filter, Labels, ProviderExt, Store, WriterExt, hash::Hasher};
 
 /// Not before, under any of the store's views.
 pub async fn a_blob_is_visible_once_it_is_committed(store: Arc<dyn Store>) {
@@ -17,14 +17,14 @@ pub async fn a_blob_is_visible_once_it_is_committed(store: Arc<dyn Store>) {
 
     assert!(matches!(store.open(&want).await, Err(Error::NotFound { .. })));
     assert!(matches!(store.info(want.digest()).await, Err(Error::NotFound { .. })));
-    assert_eq!(store.walk().try_collect::<Vec<_>>().await.expect("walk"), []);
+    assert_eq!(store.walk(Filter::default()).try_collect::<Vec<_>>().await.expect("walk"), []);
 
-    writer.commit().await.expect("the bytes are right");
+    writer.commit(Labels::new()).await.expect("the bytes are right");
 
     assert_eq!(store.read(&want, 7).await.expect("committed"), "content");
     let info = store.info(want.digest()).await.expect("committed");
     assert_eq!((&info.digest, info.size), (want.digest(), 7));
-    assert_eq!(store.walk().try_collect::<Vec<_>>().await.expect("walk"), [info]);
+    assert_eq!(store.walk(Filter::default()).try_collect::<Vec<_>>().await.expect("walk"), [info]);
     assert_eq!(store.active().await.expect("active"), [], "the commit ends the ingest");
 }
 
@@ -35,7 +35,7 @@ pub async fn blobs_of_any_size_come_back(store: Arc<dyn Store>) {
         let want = descriptor(&bytes);
         let mut writer = writer(&store, "key", &want).await;
         writer.write(bytes.clone()).await.expect("the bytes fit");
-        writer.commit().await.expect("the bytes are right");
+        writer.commit(Labels::new()).await.expect("the bytes are right");
 
         let read = store.read(&want, size.into()).await.expect("committed");
         let blob = store.open(&want).await.expect("committed");
@@ -55,7 +55,7 @@ pub async fn a_blob_is_kept_under_the_algorithm_of_its_digest(store: Arc<dyn Sto
         let want = Descriptor::new(MediaType::ImageLayer, 7, hasher.finish());
         let mut writer = writer(&store, "key", &want).await;
         writer.write(Bytes::from_static(b"content")).await.expect("the bytes fit");
-        writer.commit().await.expect("the bytes are right");
+        writer.commit(Labels::new()).await.expect("the bytes are right");
 
         assert_eq!(store.read(&want, 7).await.expect("committed"), "content");
     }
@@ -78,6 +78,7 @@ pub async fn a_missing_blob_is_not_found(store: Arc<dyn Store>) {
 
     assert!(matches!(store.open(&missing).await, Err(Error::NotFound { .. })));
     assert!(matches!(store.info(missing.digest()).await, Err(Error::NotFound { .. })));
+    assert!(matches!(store.update(missing.digest(), Labels::new()).await, Err(Error::NotFound { .. })));
     assert!(matches!(store.delete(missing.digest()).await, Err(Error::NotFound { .. })));
 }
 
@@ -90,7 +91,7 @@ pub async fn walk_shows_every_committed_blob(store: Arc<dyn Store>) {
     let mut unfinished = writer(&store, "unfinished", &descriptor(b"unfinished")).await;
     unfinished.write(Bytes::from_static(b"un")).await.expect("the bytes fit");
 
-    let infos: Vec<_> = store.walk().try_collect().await.expect("walk");
+    let infos: Vec<_> = store.walk(Filter::default()).try_collect().await.expect("walk");
 
     assert_eq!(infos.len(), stored.len());
     let seen: BTreeMap<_, _> = infos.iter().map(|info| (info.digest.to_string(), info.size)).collect();
@@ -106,7 +107,7 @@ pub async fn a_deleted_blob_stays_with_those_who_have_it_open(store: Arc<dyn Sto
 
     assert_eq!(blob.bytes(want.digest(), 7).await.expect("still open"), "content");
     assert!(matches!(store.open(&want).await, Err(Error::NotFound { .. })));
-    assert_eq!(store.walk().try_collect::<Vec<_>>().await.expect("walk"), []);
+    assert_eq!(store.walk(Filter::default()).try_collect::<Vec<_>>().await.expect("walk"), []);
 }
 
 /// Nothing of it is left that would answer `Present`.

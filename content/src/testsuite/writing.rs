@@ -14,7 +14,7 @@ use futures::{StreamExt, stream};
 use tokio::time::timeout;
 
 use super::{descriptor, put, writer};
-use crate::{Error, Ingest, ProviderExt, Store, WriterExt};
+use crate::{Error, Ingest, Labels, ProviderExt, Store, WriterExt};
 
 /// Under whatever key.
 pub async fn a_committed_blob_is_not_written_again(store: Arc<dyn Store>) {
@@ -37,7 +37,7 @@ pub async fn a_dropped_writer_is_resumed(store: Arc<dyn Store>) {
 
     let writer = writer(&store, "key", &want).await;
     assert_eq!(writer.offset(), want.size());
-    writer.commit().await.expect("the bytes are right");
+    writer.commit(Labels::new()).await.expect("the bytes are right");
 
     assert_eq!(store.read(&want, 13).await.expect("committed"), "one two three");
 }
@@ -53,7 +53,7 @@ pub async fn a_dropped_append_keeps_what_came(store: Arc<dyn Store>) {
     assert!(append.is_err(), "the source never ends");
     assert_eq!(writer.offset(), 3);
     writer.write(Bytes::from_static(b" two")).await.expect("the bytes fit");
-    writer.commit().await.expect("the bytes are right");
+    writer.commit(Labels::new()).await.expect("the bytes are right");
     assert_eq!(store.read(&want, 7).await.expect("committed"), "one two");
 }
 
@@ -68,7 +68,7 @@ pub async fn a_key_that_was_for_other_content_starts_anew(store: Arc<dyn Store>)
 
     assert_eq!(second.offset(), 0);
     second.write(Bytes::from_static(b"second")).await.expect("the bytes fit");
-    second.commit().await.expect("the bytes are right");
+    second.commit(Labels::new()).await.expect("the bytes are right");
     assert_eq!(store.read(&want, 6).await.expect("committed"), "second");
 }
 
@@ -78,14 +78,14 @@ pub async fn a_short_commit_keeps_what_came(store: Arc<dyn Store>) {
     let mut hasty = writer(&store, "key", &want).await;
     hasty.write(Bytes::from_static(b"cont")).await.expect("the bytes fit");
 
-    let err = hasty.commit().await.expect_err("three bytes are missing");
+    let err = hasty.commit(Labels::new()).await.expect_err("three bytes are missing");
 
     assert!(matches!(err, Error::SizeMismatch { expected: 7, actual: 4, .. }), "{err:?}");
     assert!(matches!(store.open(&want).await, Err(Error::NotFound { .. })));
     let mut next = writer(&store, "key", &want).await;
     assert_eq!(next.offset(), 4);
     next.write(Bytes::from_static(b"ent")).await.expect("the bytes fit");
-    next.commit().await.expect("the bytes are right");
+    next.commit(Labels::new()).await.expect("the bytes are right");
 }
 
 /// The same writer can go on with another source.
@@ -99,7 +99,7 @@ pub async fn a_source_that_fails_keeps_what_came(store: Arc<dyn Store>) {
     assert!(matches!(&err, Error::Source { source, .. } if source.kind() == io::ErrorKind::ConnectionReset));
     assert_eq!(writer.offset(), 3);
     writer.write(Bytes::from_static(b"tent")).await.expect("the bytes fit");
-    writer.commit().await.expect("the bytes are right");
+    writer.commit(Labels::new()).await.expect("the bytes are right");
     assert_eq!(store.read(&want, 7).await.expect("committed"), "content");
 }
 
@@ -123,7 +123,7 @@ pub async fn more_than_was_announced_is_refused_while_it_comes(store: Arc<dyn St
     let mut next = writer(&store, "key", &want).await;
     let missing = usize::try_from(want.size() - next.offset()).expect("at most the size");
     next.write(vec![7; missing].into()).await.expect("the bytes fit");
-    next.commit().await.expect("no byte of the excess was stored");
+    next.commit(Labels::new()).await.expect("no byte of the excess was stored");
 }
 
 /// Wrong bytes are neither readable nor in the way of the right ones.
@@ -132,10 +132,33 @@ pub async fn wrong_bytes_are_discarded(store: Arc<dyn Store>) {
     let mut poisoned = writer(&store, "key", &want).await;
     poisoned.write(Bytes::from_static(b"wrong")).await.expect("the length is right");
 
-    let err = poisoned.commit().await.expect_err("the digest is wrong");
+    let err = poisoned.commit(Labels::new()).await.expect_err("the digest is wrong");
 
     assert!(matches!(&err, Error::DigestMismatch { expected, .. } if expected == want.digest()), "{err:?}");
     assert!(matches!(store.open(&want).await, Err(Error::NotFound { .. })));
     assert_eq!(store.active().await.expect("active"), []);
     assert_eq!(writer(&store, "key", &want).await.offset(), 0, "the next writer starts over");
+}
+
+/// And what can be resumed keeps its offset.
+pub async fn every_error_of_a_commit_frees_the_key(store: Arc<dyn Store>) {
+    let want = descriptor(b"content");
+    let bad = Labels::from([(String::new(), String::new())]);
+    for (bytes, labels, kept) in [
+        ("con", Labels::new(), 3),
+        ("con", Labels::new(), 3),
+        ("content", bad, 7),
+        ("CONTENT", Labels::new(), 0),
+        ("cont", Labels::new(), 4),
+    ] {
+        let mut hasty = writer(&store, "key", &want).await;
+        hasty.truncate(0).await.expect("it is at least there");
+        hasty.write(Bytes::from_static(bytes.as_bytes())).await.expect("the bytes fit");
+
+        hasty.commit(labels).await.expect_err("something is wrong");
+
+        let next = timeout(Duration::from_secs(20), store.ingest("key", &want)).await;
+        let Ok(Ok(Ingest::Open(next))) = next else { panic!("the key is not free: {next:?}") };
+        assert_eq!(next.offset(), kept, "{bytes}");
+    }
 }

@@ -177,7 +177,7 @@ impl Gc {
 
     /// What is there, and was not marked.
     async fn unmarked(&self, marked: &Marked) -> Result<Vec<Info>> {
-        let all = self.content.walk();
+        let all = self.content.walk(windlass_content::Filter::default());
         Ok(all.try_filter(|it| std::future::ready(!marked.has(&it.digest))).try_collect().await?)
     }
 }

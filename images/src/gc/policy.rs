@@ -165,8 +165,12 @@ impl Gc {
 
     /// The blobs below each target.
     async fn sizes(&self, records: &[Record]) -> Result<Sizes> {
-        let all: HashMap<Digest, u64> =
-            self.content.walk().map_ok(|it| (it.digest, it.size)).try_collect().await?;
+        let all: HashMap<Digest, u64> = self
+            .content
+            .walk(windlass_content::Filter::default())
+            .map_ok(|it| (it.digest, it.size))
+            .try_collect()
+            .await?;
         let mut sizes = Sizes::new();
         for record in records {
             let target = record.target.digest();

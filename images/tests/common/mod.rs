@@ -109,7 +109,7 @@ pub async fn ingest(content: &LocalStore, blob: &Blob) {
             if writer.offset() == 0 {
                 writer.write(blob.bytes.clone()).await.expect("it is written");
             }
-            writer.commit().await.expect("it is right");
+            writer.commit(windlass_content::Labels::new()).await.expect("it is right");
         }
     }
 }

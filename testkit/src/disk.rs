@@ -1,0 +1,157 @@
+//! A disk of its own for a test: small enough to fill, and with a power switch.
+
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use tempfile::TempDir;
+
+use crate::proc::require;
+
+/// An ext4 file system with a journal, in an image file, mounted over a loop device. Needs root.
+///
+/// It is unmounted, and its device and image are gone, when this is dropped.
+#[derive(Debug)]
+pub struct LoopDisk {
+    /// Holds the image and the mount point.
+    folder: TempDir,
+}
+
+impl LoopDisk {
+    /// Makes a file system on a disk of `size` bytes, and mounts it. The journal takes a part of that size; 8 MiB is
+    /// about the least.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be made or mounted, above all without root.
+    pub fn ext4(size: u64) -> Self {
+        let disk = Self { folder: tempfile::tempdir().expect("a temporary folder can be made") };
+        File::create(disk.image())
+            .and_then(|image| image.set_len(size))
+            .expect("the temporary folder has room for an image with holes");
+        std::fs::create_dir(disk.path()).expect("the temporary folder is new");
+        let mkfs = require("mkfs.ext4", "e2fsprogs");
+        // Without lazy initialisation nothing writes to the disk but the test.
+        run(Command::new(mkfs)
+            .args(["-q", "-F", "-m", "0", "-O", "has_journal"])
+            .args(["-E", "lazy_itable_init=0,lazy_journal_init=0"])
+            .arg(disk.image()));
+        disk.mount();
+        disk
+    }
+
+    /// The folder where it is mounted.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("disk")
+    }
+
+    /// Stops the disk as a power cut does: what was not yet on it, journal included, never will be. From now on every
+    /// call that needs the disk fails, until [`remount`](Self::remount).
+    ///
+    /// # Panics
+    ///
+    /// If the file system does not take the order.
+    pub fn cut_power(&self) {
+        // EXT4_IOC_SHUTDOWN has the number of the one of XFS. Without `-f` the journal is not written out first.
+        let xfs_io = require("xfs_io", "xfsprogs");
+        run(Command::new(xfs_io).args(["-x", "-c", "shutdown"]).arg(self.path()));
+    }
+
+    /// Unmounts and mounts again: after [`cut_power`](Self::cut_power) this is the next boot. Nobody may have a file on
+    /// it open.
+    ///
+    /// # Panics
+    ///
+    /// If it is in use, or cannot be mounted any more.
+    pub fn remount(&self) {
+        run(Command::new(require("umount", "mount")).arg(self.path()));
+        self.mount();
+    }
+
+    fn image(&self) -> PathBuf {
+        self.folder.path().join("image")
+    }
+
+    fn mount(&self) {
+        // `mount` makes the loop device, and the kernel removes it with the mount.
+        run(Command::new(require("mount", "mount"))
+            .args(["-o", "loop,noatime"])
+            .args([self.image(), self.path()]));
+    }
+}
+
+impl Drop for LoopDisk {
+    fn drop(&mut self) {
+        if !is_mount_point(&self.path()).unwrap_or(true) {
+            return;
+        }
+        // Lazily, so that a test that fails with a file open does not leave its disk behind.
+        let unmounted = Command::new("umount").arg("--lazy").arg(self.path()).status();
+        if !matches!(&unmounted, Ok(status) if status.success()) {
+            eprintln!("{} stays mounted: {unmounted:?}", self.path().display());
+        }
+    }
+}
+
+fn is_mount_point(path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let parent = path.parent().expect("a mount point is in a folder");
+    Ok(path.metadata()?.dev() != parent.metadata()?.dev())
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}: {stderr}", output.status);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, io::Write};
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_power_cut_takes_what_was_not_synced() {
+        let disk = LoopDisk::ext4(16 * MIB);
+        let synced = fs::write(disk.path().join("synced"), "synced")
+            .and_then(|()| File::open(disk.path().join("synced"))?.sync_all())
+            .and_then(|()| File::open(disk.path())?.sync_all());
+        synced.expect("the disk works");
+        fs::write(disk.path().join("lost"), "lost").expect("the disk works");
+
+        disk.cut_power();
+        fs::write(disk.path().join("after"), "after").expect_err("the power is off");
+        disk.remount();
+
+        assert_eq!(fs::read_to_string(disk.path().join("synced")).expect("it was synced"), "synced");
+        assert!(!disk.path().join("lost").exists(), "nothing told the disk of it");
+    }
+
+    #[test]
+    fn it_can_be_filled() {
+        let disk = LoopDisk::ext4(8 * MIB);
+        let mut file = File::create(disk.path().join("file")).expect("the disk works");
+
+        let err = file.write_all(&vec![7; 8 << 20]).expect_err("it is smaller than that");
+
+        assert_eq!(err.kind(), io::ErrorKind::StorageFull);
+    }
+
+    #[test]
+    fn nothing_stays_of_it_even_with_an_open_file() {
+        let disk = LoopDisk::ext4(8 * MIB);
+        let path = disk.path();
+        let file = File::create(path.join("file")).expect("the disk works");
+
+        drop(disk);
+
+        assert!(!path.exists());
+        drop(file);
+    }
+}
