@@ -158,3 +158,38 @@ fn many_hold_at_once_with_one_thread_for_the_disk() {
         assert!(seen.iter().all(|it| it.resources.len() == 8));
     });
 }
+
+#[tokio::test]
+#[ignore = "it is started, and killed, by the other test"]
+async fn a_process_that_dies() {
+    let Some(folder) = std::env::var_os("WINDLASS_LEASE_FOLDER") else { return };
+    let store = Store::open(std::path::Path::new(&folder).join("images.db")).expect("it opens");
+    let lease = store.lease(named("dies")).await.expect("it is made");
+    lease.hold(&Resource::Ingest("x".into())).await.expect("it holds");
+    let _kept = store.lease(named("expires").expires(HOUR)).await.expect("it is made");
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn a_lease_dies_with_its_process_unless_it_has_time_left() {
+    let (dir, store) = store();
+    let mut process = std::process::Command::new(std::env::current_exe().expect("it is this one"))
+        .args(["--ignored", "--exact", "a_process_that_dies"])
+        .env("WINDLASS_LEASE_FOLDER", dir.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("it starts");
+    while find(&store, "expires").await.is_none() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let lives = find(&store, "dies").await.expect("it is there");
+    process.kill().expect("it can be killed");
+    process.wait().expect("it ends");
+    let dead = find(&store, "dies").await.expect("nobody collected it");
+
+    assert!(lives.held && lives.is_alive());
+    assert!(!dead.held && !dead.is_alive());
+    assert_eq!(dead.resources, [Resource::Ingest("x".into())]);
+    let left = find(&store, "expires").await.expect("it is there");
+    assert!(!left.held && left.is_alive());
+}
