@@ -24,7 +24,7 @@ use windlass_content::{
 
 #[tokio::test]
 async fn what_is_no_file_is_damaged_and_made_anew() {
-    let make: [(&str, fn(&Path)); 4] = [
+    let make: [(&str, Make); 4] = [
         ("it is a folder", |path| fs::create_dir_all(path.join("not/empty")).expect("the name is free")),
         ("it is a symbolic link", |path| symlink("elsewhere", path).expect("the name is free")),
         ("it is a symbolic link", |path| symlink("/dev/zero", path).expect("the name is free")),
@@ -163,6 +163,9 @@ async fn many_blobs_are_verified_by_few_threads_and_the_work_ends_with_the_strea
 
     assert_eq!((all.len(), some.len()), (100, 5));
 }
+
+/// Puts something that is no blob at a path.
+type Make = fn(&Path);
 
 fn labels() -> Labels {
     Labels::from([("key".to_owned(), "value".to_owned())])
