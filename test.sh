@@ -7,8 +7,8 @@ cd "$(dirname "$0")"
 say() { printf '\n== %s\n' "$*"; }
 
 # PROGRAM=PACKAGE: what the tests run, beside Rust.
-needs=(cc=gcc docker-registry=docker-registry runc=runc mmdebstrap=mmdebstrap busybox=busybox-static
-    skopeo=skopeo jq=jq mkfs.ext4=e2fsprogs xfs_io=xfsprogs)
+needs=(cc=gcc c++=g++ docker-registry=docker-registry runc=runc mmdebstrap=mmdebstrap busybox=busybox-static
+    skopeo=skopeo jq=jq curl=curl mkfs.ext4=e2fsprogs xfs_io=xfsprogs)
 missing=()
 for need in "${needs[@]}"; do
     command -v "${need%%=*}" >/dev/null || missing+=("${need#*=}")
@@ -34,6 +34,8 @@ for crate in reference content images remotes snapshot rootfs; do
 done
 say "unit, integration and doc tests"
 cargo test --workspace --all-features
+say "each parser of hostile bytes, fuzzed for a moment"
+fuzz/run.sh 3
 say "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps --quiet
 say "all passed"

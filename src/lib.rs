@@ -14,12 +14,14 @@
 #![doc = include_str!("../README.md")]
 
 mod bundle;
+mod collect;
 mod error;
+mod names;
 mod pull;
 mod windlass;
 
 pub use error::{Error, Result};
-pub use pull::{Platforms, PullOptions, Pulled};
+pub use pull::{Platforms, PullOptions, Pulled, Retain};
 pub use windlass::{Builder, Windlass};
 
 pub use windlass_content as content;

@@ -1,15 +1,17 @@
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
-use oci_spec::image::Descriptor;
+use oci_spec::image::{Descriptor, Digest};
+use windlass_content::{Condition, Error as ContentError, Provider, Store, Verified};
 use windlass_images::{
-    ChainId, ChildrenHandler, HandlerExt, Image, Platform, Track, dispatch, media_type,
+    BoxError, ChainId, ChildrenHandler, Handler, HandlerExt, Hold, Image, Lease, LeaseOptions, Next,
+    Platform, Resource, Track, Update, dispatch, media_type,
     progress::{Event, Progress},
 };
 use windlass_reference::Reference;
 use windlass_remotes::{FetchHandler, Resolved};
 use windlass_rootfs::Unpacker;
 
-use crate::{Error, Result, Windlass};
+use crate::{Error, Result, Windlass, names::SOURCE};
 
 /// Which platforms' images a pull fetches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,11 +45,29 @@ pub struct PullOptions {
     pub progress: Progress,
     /// Whether layers are unpacked into snapshots while they arrive. True by default.
     pub unpack: bool,
+    /// Which blobs are kept once layers are unpacked. All by default.
+    pub retain: Retain,
+}
+
+/// Which blobs are kept of an image that is unpacked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Retain {
+    /// All: the image can be pushed, exported, and unpacked by another driver.
+    #[default]
+    Everything,
+    /// Not those of layers, once they are unpacked: half of the disk. Whatever needs them later fetches them again from where
+    /// they came. Those that were here before the pull stay.
+    Unpacked,
 }
 
 impl Default for PullOptions {
     fn default() -> Self {
-        Self { platforms: Platforms::default(), progress: Progress::default(), unpack: true }
+        Self {
+            platforms: Platforms::default(),
+            progress: Progress::default(),
+            unpack: true,
+            retain: Retain::default(),
+        }
     }
 }
 
@@ -65,6 +85,11 @@ impl PullOptions {
     /// Sets whether layers are unpacked.
     pub fn unpack(self, unpack: bool) -> Self {
         Self { unpack, ..self }
+    }
+
+    /// Sets which blobs are kept.
+    pub fn retain(self, retain: Retain) -> Self {
+        Self { retain, ..self }
     }
 }
 
@@ -98,7 +123,7 @@ impl Windlass {
     ///
     /// As [`pull`](Self::pull).
     pub async fn pull_with(&self, reference: &Reference, options: PullOptions) -> Result<Pulled> {
-        self.pull_resolved(self.resolver().resolve(reference).await?, options).await
+        self.pull_from(self.resolver().resolve(reference).await?, options, Some(reference)).await
     }
 
     /// Pulls what was resolved already, from wherever it is: a local file, such as
@@ -110,43 +135,50 @@ impl Windlass {
     ///
     /// As [`pull`](Self::pull).
     pub async fn pull_resolved(&self, resolved: Resolved, options: PullOptions) -> Result<Pulled> {
-        let PullOptions { platforms, progress, unpack } = options;
-        let Resolved { name, descriptor: target, fetcher } = resolved;
+        self.pull_from(resolved, options, None).await
+    }
+
+    async fn pull_from(
+        &self,
+        resolved: Resolved,
+        options: PullOptions,
+        source: Option<&Reference>,
+    ) -> Result<Pulled> {
+        let Resolved { name, descriptor: target, .. } = &resolved;
         if !media_type::is_index(target.media_type()) && !media_type::is_manifest(target.media_type()) {
-            return Err(Error::NotAnImage { name, media_type: target.media_type().to_string() });
+            let media_type = target.media_type().to_string();
+            return Err(Error::NotAnImage { name: name.clone(), media_type });
         }
-        progress.send(Event::Resolved { name: name.clone(), descriptor: target.clone() });
+        options.progress.send(Event::Resolved { name: name.clone(), descriptor: target.clone() });
 
-        // Fetch each node, then look inside for more.
-        let store = Arc::new(self.content().clone());
-        let children = ChildrenHandler::new(store.clone());
-        let children = match &platforms {
-            Platforms::All => children,
-            one => children.platform(one.to_run()),
+        // Whatever is held before one looks whether it is there stays there.
+        let lease = self.images().lease(LeaseOptions::default().label("pull", name)).await?;
+        let attempt = Attempt { windlass: self, lease: &lease, resolved: &resolved, options: &options };
+        let chain_id = match attempt.run().await {
+            // Something that was here already may have been damaged. What came from elsewhere was checked.
+            Err(error) if !is_remote(&error) && attempt.discard_damaged().await? => attempt.run().await?,
+            answer => answer?,
         };
-        let fetch = Track::new(progress.clone())
-            .then(FetchHandler::new(fetcher, store).progress(progress.clone()))
-            .then(children);
-
-        if unpack {
-            let unpacker =
-                Unpacker::new(Arc::new(self.content().following()), self.open_snapshotter().await?)
-                    .limit(self.concurrency())
-                    .progress(progress);
-            let (unpack, unpacking) = unpacker.alongside(platforms.to_run());
-            unpacking.drive(dispatch(fetch.then(unpack), target.clone(), self.concurrency())).await?;
-        } else {
-            dispatch(fetch, target.clone(), self.concurrency()).await?;
-        }
-
-        let chain_id = match unpack {
-            true => Image::open(self.content(), &target, &platforms.to_run()).await?.chain_id(),
-            false => None,
-        };
-        let this = self.clone();
-        let (recorded, descriptor) = (name.clone(), target.clone());
-        blocking(move || Ok(this.images().put(&recorded, &descriptor)?)).await?;
+        self.record(name, target, source).await?;
+        lease.release().await?;
+        let Resolved { name, descriptor: target, .. } = resolved;
         Ok(Pulled { name, target, chain_id })
+    }
+
+    /// Records a name, last of all.
+    async fn record(&self, name: &str, target: &Descriptor, source: Option<&Reference>) -> Result<()> {
+        let (this, name, target) = (self.clone(), name.to_owned(), target.clone());
+        let update = match source {
+            Some(source) => Update::default().set_label(SOURCE, source.to_string()),
+            None => Update::default().remove_label(SOURCE),
+        };
+        blocking(move || {
+            this.images().put(&name, &target)?;
+            this.images().update(&name, &update)?;
+            Ok(())
+        })
+        .await?;
+        self.write_index().await
     }
 
     /// Unpacks an image that is here, and gives its ChainID: `None` if it has no layers.
@@ -155,7 +187,21 @@ impl Windlass {
     ///
     /// As [`image`](Self::image), and [`Error::Rootfs`](crate::Error::Rootfs) if a layer cannot be applied.
     pub async fn unpack(&self, manifest: &Descriptor) -> Result<Option<ChainId>> {
-        let unpacker = Unpacker::new(Arc::new(self.content().clone()), self.open_snapshotter().await?)
+        let lease =
+            self.images().lease(LeaseOptions::default().label("unpack", manifest.digest().as_ref())).await?;
+        self.unpack_held(Arc::new(self.content().clone()), manifest, &lease).await
+    }
+
+    /// Unpacks an image out of `provider`, and leaves its snapshots held by `lease`.
+    pub(crate) async fn unpack_held(
+        &self,
+        provider: Arc<dyn Provider>,
+        manifest: &Descriptor,
+        lease: &Lease,
+    ) -> Result<Option<ChainId>> {
+        lease.hold(&Resource::Tree(manifest.digest().clone())).await?;
+        let unpacker = Unpacker::new(provider, self.open_snapshotter().await?)
+            .lease(lease.clone())
             .limit(self.concurrency());
         Ok(unpacker.unpack(manifest).await?.chain_id)
     }
@@ -165,6 +211,149 @@ impl Windlass {
         let this = self.clone();
         blocking(move || this.snapshotter()).await
     }
+}
+
+/// Everything of a pull that may have to be done twice.
+struct Attempt<'a> {
+    windlass: &'a Windlass,
+    lease: &'a Lease,
+    resolved: &'a Resolved,
+    options: &'a PullOptions,
+}
+
+impl Attempt<'_> {
+    /// Fetches and unpacks. Gives the ChainID if it unpacked.
+    async fn run(&self) -> Result<Option<ChainId>> {
+        let PullOptions { platforms, progress, unpack, retain } = self.options;
+        let target = &self.resolved.descriptor;
+        if !unpack {
+            self.walk(self.fetch(HashSet::new())).await?;
+            return Ok(None);
+        }
+        let discard = match retain {
+            Retain::Everything => Discard::default(),
+            Retain::Unpacked => self.look_ahead().await?,
+        };
+        let unpacker = Unpacker::new(
+            Arc::new(self.windlass.content().following()),
+            self.windlass.open_snapshotter().await?,
+        )
+        .lease(self.lease.clone())
+        .limit(self.windlass.concurrency())
+        .progress(progress.clone());
+        let (unpack, unpacking) = unpacker.alongside(platforms.to_run());
+        unpacking.drive(self.walk_images(self.fetch(discard.unneeded).then(unpack))).await?;
+        let image = Image::open(self.windlass.content(), target, &platforms.to_run()).await?;
+        for blob in discard.fetched {
+            match self.windlass.content().delete(&blob).await {
+                Ok(()) | Err(ContentError::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(image.chain_id())
+    }
+
+    /// What fetches each node, but for some, and looks inside for more.
+    fn fetch(&self, without: HashSet<Digest>) -> impl Handler + use<> {
+        let PullOptions { platforms, progress, .. } = self.options;
+        let store = Arc::new(self.windlass.content().clone());
+        let children = ChildrenHandler::new(store.clone());
+        let children = match platforms {
+            Platforms::All => children,
+            one => children.platform(one.to_run()),
+        };
+        let without = move |node: Descriptor| {
+            let next = if without.contains(node.digest()) { Next::Skip } else { Next::Visit(vec![]) };
+            std::future::ready(Ok::<_, BoxError>(next))
+        };
+        let fetch = FetchHandler::new(self.resolved.fetcher.clone(), store).progress(progress.clone());
+        without
+            .then(Hold::new(self.lease.clone()))
+            .then(Track::new(progress.clone()))
+            .then(fetch)
+            .then(children)
+    }
+
+    async fn walk(&self, handler: impl Handler + 'static) -> Result<()> {
+        Ok(self.walk_images(handler).await?)
+    }
+
+    async fn walk_images(&self, handler: impl Handler + 'static) -> windlass_images::Result<()> {
+        dispatch(handler, self.resolved.descriptor.clone(), self.windlass.concurrency()).await
+    }
+
+    /// Fetches manifest and config, to see which layers need not be fetched, and which need not stay.
+    async fn look_ahead(&self) -> Result<Discard> {
+        let no_layers = |node: Descriptor| {
+            let next = if media_type::is_layer(node.media_type()) { Next::Skip } else { Next::Visit(vec![]) };
+            std::future::ready(Ok::<_, BoxError>(next))
+        };
+        self.walk(no_layers.then(self.fetch(HashSet::new()))).await?;
+        let content = self.windlass.content();
+        let platform = self.options.platforms.to_run();
+        let image = Image::open(content, &self.resolved.descriptor, &platform).await?;
+
+        let snapshotter = self.windlass.open_snapshotter().await?;
+        let names: Vec<_> = image.chain_ids().iter().map(ToString::to_string).collect();
+        let driver = snapshotter.name();
+        let snapshot = |name: &String| Resource::Snapshot { driver: driver.to_owned(), name: name.clone() };
+        self.lease.hold_all(&names.iter().map(snapshot).collect::<Vec<_>>()).await?;
+        let unpacked = blocking(move || Ok(windlass_rootfs::unpacked(&*snapshotter, &names)?)).await?;
+
+        let digests: Vec<_> = image.layers().map(|(layer, _)| layer.digest().clone()).collect();
+        let (there, missing) = digests.split_at(unpacked);
+        let mut discard = Discard::default();
+        discard.unneeded.extend(there.iter().filter(|layer| !missing.contains(layer)).cloned());
+        for layer in missing {
+            // What was here before is somebody else's.
+            match content.info(layer).await {
+                Ok(_) => {}
+                Err(ContentError::NotFound { .. }) => discard.fetched.extend([layer.clone()]),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(discard)
+    }
+
+    /// Reads all blobs of the image that are here, and removes those that are damaged. Returns whether there were any.
+    async fn discard_damaged(&self) -> Result<bool> {
+        let content = self.windlass.content();
+        let mut found = false;
+        let mut open = vec![self.resolved.descriptor.clone()];
+        let mut seen = HashSet::new();
+        let children = ChildrenHandler::new(Arc::new(content.clone()));
+        while let Some(node) = open.pop().filter(|node| seen.insert(node.digest().clone())) {
+            match content.verify_blob(node.digest()).await {
+                Ok(Verified { condition: Condition::Damaged { reason, .. }, .. }) => {
+                    tracing::warn!(digest = %node.digest(), reason, "a blob is damaged, and is fetched again");
+                    found |= content.delete(node.digest()).await.is_ok();
+                }
+                // What is wrong with a manifest that is not damaged is for the pull to say.
+                Ok(_) => {
+                    if let Ok(Next::Visit(more)) = children.handle(&node).await {
+                        open.extend(more);
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The layers of an image of which only the snapshots are wanted.
+#[derive(Default)]
+struct Discard {
+    /// Unpacked already.
+    unneeded: HashSet<Digest>,
+    /// Not here before this pull.
+    fetched: HashSet<Digest>,
+}
+
+/// Whether a failure came from a registry, or the way to it.
+fn is_remote(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(<dyn std::error::Error>::is::<windlass_remotes::Error>)
 }
 
 /// Runs disk work off the runtime's workers.

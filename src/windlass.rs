@@ -91,19 +91,27 @@ impl Windlass {
         Ok(Image::open(&self.inner.store, &record.target, &platforms.to_run()).await?)
     }
 
+    /// Whether there may be snapshots: whoever only fetches has none, and no right to mount.
+    pub(crate) fn has_snapshots(&self) -> bool {
+        self.inner.snapshotter.get().is_some() || self.inner.root.join("snapshots").join(DRIVER).exists()
+    }
+
     pub(crate) fn concurrency(&self) -> NonZeroUsize {
         self.inner.concurrency
     }
 }
 
+/// The driver that is used if the caller brings no other.
+const DRIVER: &str = if cfg!(feature = "overlay") { "overlay" } else { "native" };
+
 #[cfg(feature = "overlay")]
 fn open_driver(snapshots: &Path, durability: Durability) -> Result<Arc<dyn Snapshotter>> {
-    Ok(Arc::new(windlass_snapshot::Overlay::open(&snapshots.join("overlay"), durability)?))
+    Ok(Arc::new(windlass_snapshot::Overlay::open(&snapshots.join(DRIVER), durability)?))
 }
 
 #[cfg(not(feature = "overlay"))]
 fn open_driver(snapshots: &Path, durability: Durability) -> Result<Arc<dyn Snapshotter>> {
-    Ok(Arc::new(windlass_snapshot::Native::open(&snapshots.join("native"), durability)?))
+    Ok(Arc::new(windlass_snapshot::Native::open(&snapshots.join(DRIVER), durability)?))
 }
 
 /// Settings of a [`Windlass`].

@@ -1,12 +1,12 @@
 //! `images`: what has been pulled.
 
 use serde_json::json;
-use windlass::Windlass;
+use windlass::{Windlass, images::Filter};
 
 use crate::output;
 
 pub(crate) fn list(windlass: &Windlass, json: bool) -> anyhow::Result<()> {
-    let records = windlass.images().list()?;
+    let records = windlass.images().list(&Filter::all())?;
     if json {
         for record in records {
             let target = &record.target;

@@ -25,7 +25,7 @@ pub(crate) async fn login(settings: &Settings, arguments: LoginArgs) -> anyhow::
     let credential = Credential::Password { user, password: Secret::new(password) };
     match settings.logins().store(&host, &credential).await? {
         Stored::Helper(helper) => {
-            eprintln!("logged in to {host}; the password is kept by docker-credential-{helper}");
+            eprintln!("logged in to {host}; the password is kept by {helper}");
         }
         Stored::File(path) => {
             eprintln!("logged in to {host}; the password is in {}, not encrypted", path.display());

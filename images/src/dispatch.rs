@@ -8,6 +8,10 @@ use tokio::{
 
 use crate::{BoxError, Error, Handler, Next, Result};
 
+/// How far below its root [`dispatch`] and [`walk`](crate::walk) go, in steps from a node to its child. An image is at one to
+/// three; what is deeper was made to keep whoever reads it busy.
+pub const MAX_DEPTH: usize = 32;
+
 /// Runs a handler on `root` and on all that is below it: siblings at the same time, at most `limit` nodes at once, each digest
 /// once.
 ///
@@ -15,30 +19,41 @@ use crate::{BoxError, Error, Handler, Next, Result};
 ///
 /// # Errors
 ///
-/// [`Error::Handler`] with the first node that failed. What else was running is stopped.
+/// [`Error::Handler`] with the first node that failed, [`Error::TooDeep`] if there is something below [`MAX_DEPTH`]. What else
+/// was running is stopped.
 pub async fn dispatch(handler: impl Handler + 'static, root: Descriptor, limit: NonZeroUsize) -> Result<()> {
     let handler = Arc::new(handler);
     let turns = Arc::new(Semaphore::new(limit.get()));
     let mut seen = HashSet::from([root.digest().clone()]);
     let mut running = JoinSet::new();
-    let start = |running: &mut JoinSet<_>, node: Descriptor| {
+    let start = |running: &mut JoinSet<_>, node: Descriptor, depth: usize| {
         let (handler, turns) = (handler.clone(), turns.clone());
         running.spawn(async move {
             let _turn = turns.acquire().await.expect("the semaphore is never closed");
-            handler.handle(&node).await.map_err(|source| failed_at(&node, source))
+            let next = handler.handle(&node).await.map_err(|source| failed_at(&node, source));
+            next.map(|next| (depth, next))
         });
     };
 
-    start(&mut running, root);
+    start(&mut running, root, 0);
     while let Some(done) = running.join_next().await {
-        let Next::Visit(children) = done.unwrap_or_else(resume_panic)? else { continue };
+        let (depth, Next::Visit(children)) = done.unwrap_or_else(resume_panic)? else { continue };
         for child in children {
             if seen.insert(child.digest().clone()) {
-                start(&mut running, child);
+                let depth = one_deeper(depth, &child)?;
+                start(&mut running, child, depth);
             }
         }
     }
     Ok(())
+}
+
+/// The depth of a node's child, if it may be visited.
+pub(crate) fn one_deeper(depth: usize, child: &Descriptor) -> Result<usize> {
+    match depth < MAX_DEPTH {
+        true => Ok(depth + 1),
+        false => Err(Error::TooDeep { digest: child.digest().clone(), limit: MAX_DEPTH }),
+    }
 }
 
 /// Says at which node a handler failed.
@@ -84,6 +99,28 @@ mod tests {
         let mut visited = visited.lock().expect("nobody panics").clone();
         visited.sort();
         assert_eq!(visited, ["a", "b", "root"]);
+    }
+
+    #[tokio::test]
+    async fn a_chain_ends_at_the_greatest_depth() {
+        for (length, good) in [(MAX_DEPTH, true), (MAX_DEPTH + 1, false)] {
+            let chain = move |it: Descriptor| async move {
+                let at: usize = it.media_type().to_string().parse().expect("the names are numbers");
+                Ok::<_, BoxError>(Next::Visit(
+                    (at < length).then(|| node(&(at + 1).to_string())).into_iter().collect(),
+                ))
+            };
+
+            let dispatched = dispatch(chain, node("0"), NonZeroUsize::MIN).await;
+            let walked = crate::walk(&chain, node("0")).await;
+
+            for outcome in [dispatched, walked] {
+                let deepest = sha256(length.to_string().as_bytes());
+                let err = outcome.err().map(|err| err.to_string());
+                let expected = format!("{deepest} is more than {MAX_DEPTH} steps below the image's root");
+                assert_eq!(err, (!good).then_some(expected), "{length}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -11,6 +11,17 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A collector of snapshots failed. The collection ended there; what it had removed stays removed.
+    #[error("cannot {op} the snapshots of {driver}")]
+    Collector {
+        /// What was being done, as a verb: `"list"`.
+        op: &'static str,
+        /// The collector's driver.
+        driver: String,
+        /// What it answered.
+        source: BoxError,
+    },
+
     /// The content store refused.
     #[error(transparent)]
     Content(#[from] windlass_content::Error),
@@ -48,6 +59,27 @@ pub enum Error {
         source: std::io::Error,
     },
 
+    /// The lease was released, or removed as dead.
+    #[error("lease {id:?} has ended")]
+    LeaseGone {
+        /// The lease.
+        id: String,
+    },
+
+    /// Another handle, perhaps of another process, has the lease.
+    #[error("lease {id:?} is in use")]
+    LeaseHeld {
+        /// The lease.
+        id: String,
+    },
+
+    /// The text cannot name a lease.
+    #[error("{id:?} cannot name a lease: use up to 128 letters, digits, '.', '_' and '-', and no '.' first")]
+    LeaseId {
+        /// What was written.
+        id: String,
+    },
+
     /// The content is not what its media type says.
     #[error("{digest} is not a valid {what}: {reason}")]
     Malformed {
@@ -75,6 +107,26 @@ pub enum Error {
     Platform {
         /// What was written.
         platform: String,
+    },
+
+    /// Indexes are in each other, more of them than any image has.
+    #[error("{digest} is more than {limit} steps below the image's root")]
+    TooDeep {
+        /// The first node that is too deep.
+        digest: Digest,
+        /// How many steps are allowed.
+        limit: usize,
+    },
+
+    /// An index or a manifest lists more than the limit.
+    #[error("{digest} lists {entries} entries, more than the limit of {limit}")]
+    TooMany {
+        /// The index or manifest.
+        digest: Digest,
+        /// How many manifests, or layers, it lists.
+        entries: usize,
+        /// The caller's limit.
+        limit: usize,
     },
 
     /// The image list was written by a newer version of this library.

@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use oci_spec::image::{Descriptor, Digest};
 use windlass_content::{Provider, ProviderExt};
 
@@ -9,7 +11,7 @@ use crate::{
 };
 
 /// How deep indexes may be in each other.
-const MAX_DEPTH: usize = 8;
+pub(crate) const MAX_DEPTH: usize = 8;
 
 /// One platform's image: its manifest and config, read and checked against each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +88,14 @@ impl Image {
     /// The name of the whole root file system; `None` if the image has no layers.
     pub fn chain_id(&self) -> Option<ChainId> {
         self.chain_ids().pop()
+    }
+
+    /// What its blobs take as they are stored and sent, in bytes: manifest, config and (compressed) layers. A layer that comes
+    /// twice counts once.
+    pub fn size(&self) -> u64 {
+        let mut seen = HashSet::new();
+        let layers = self.manifest.layers.iter().filter(|it| seen.insert(it.digest()));
+        self.descriptor.size() + self.manifest.config.size() + layers.map(Descriptor::size).sum::<u64>()
     }
 
     /// Whether it runs on a platform.

@@ -9,11 +9,16 @@
 //! again.
 
 mod chain;
+mod check;
 mod children;
 mod dispatch;
 mod error;
+mod gate;
+pub mod gc;
 mod handler;
+mod hold;
 mod image;
+mod lease;
 pub mod media_type;
 mod platform;
 pub mod progress;
@@ -24,13 +29,16 @@ pub mod view;
 mod walk;
 
 pub use chain::{ChainId, chain_ids};
+pub use check::{Checked, check, manifests};
 pub use children::ChildrenHandler;
-pub use dispatch::dispatch;
+pub use dispatch::{MAX_DEPTH, dispatch};
 pub use error::{Error, Result};
 pub use handler::{BoxError, Handler, HandlerExt, Next};
+pub use hold::Hold;
 pub use image::Image;
+pub use lease::{Lease, LeaseInfo, LeaseOptions, Removal, Resource};
 pub use platform::Platform;
-pub use store::{Record, Store};
+pub use store::{Create, Filter, Found, Record, Store, Swap, Update};
 pub use then::Then;
 pub use track::Track;
 pub use walk::walk;

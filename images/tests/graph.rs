@@ -11,7 +11,10 @@ use oci_spec::image::{Descriptor, MediaType};
 use proptest::prelude::*;
 use serde_json::json;
 use windlass_content::{Blob, Error, Provider, Result, hash};
-use windlass_images::{BoxError, ChildrenHandler, Handler, Image, Next, Platform, Store, media_type, walk};
+use windlass_images::{
+    BoxError, ChildrenHandler, Filter, Handler, Image, Next, Platform, Store, check, manifests, media_type,
+    walk,
+};
 
 /// Blobs in memory.
 #[derive(Debug, Default)]
@@ -91,6 +94,22 @@ async fn a_missing_platform_and_a_large_manifest_say_so() {
 }
 
 #[tokio::test]
+async fn a_list_that_is_too_long_is_refused() {
+    let store = Arc::new(Memory::default());
+    let layers = ["a", "b"].map(|text| store.add(MediaType::ImageLayer, text));
+    let image = store.image(&[&layers[0], &layers[1]], 2);
+    let index = store.index(&[&image, &image]);
+    for node in [&image, &index] {
+        let handler = ChildrenHandler::new(store.clone());
+
+        assert!(handler.clone().max_entries(2).handle(node).await.is_ok());
+        let err = handler.max_entries(1).handle(node).await.expect_err("it is too long").to_string();
+
+        assert_eq!(err, format!("{} lists 2 entries, more than the limit of 1", node.digest()));
+    }
+}
+
+#[tokio::test]
 async fn an_image_is_opened_through_nested_indexes_and_its_parts_must_agree() {
     let store = Memory::default();
     let layer = store.add(MediaType::ImageLayer, "layer");
@@ -104,6 +123,33 @@ async fn an_image_is_opened_through_nested_indexes_and_its_parts_must_agree() {
     assert_eq!(image.descriptor(), &good);
     assert_eq!(image.chain_id().expect("one layer").as_ref(), hash::sha256(b"diff").as_ref());
     assert!(short.to_string().contains("1 layers, and its config has 0"), "{short}");
+}
+
+#[tokio::test]
+async fn a_check_says_what_is_missing_for_each_platform() {
+    let store = Memory::default();
+    let [layer, other] = ["layer", "other"].map(|text| store.add(MediaType::ImageLayer, text));
+    let whole = s390x(store.image(&[&layer, &layer], 2));
+    let partial = store.image(&[&layer, &other], 2);
+    let mut unfetched = s390x(store.add(MediaType::ImageManifest, "unfetched"));
+    unfetched.set_platform(None);
+    let nested = store.index(&[&partial]);
+    let index = store.index(&[&whole, &nested, &unfetched, &nested]);
+    for gone in [&other, &unfetched] {
+        store.0.lock().expect("nobody panics").remove(gone.digest().as_ref());
+    }
+    let platform: Platform = "linux/s390x".parse().expect("a platform");
+
+    let one = check(&store, &index, Some(&platform)).await.expect("it can be read");
+    let all = check(&store, &index, None).await.expect("it can be read");
+    let image = Image::open(&store, &index, &platform).await.expect("it is there");
+    let manifests = manifests(&store, &index).await.expect("it can be read");
+
+    assert_eq!((one.len(), &one[0].descriptor, one[0].is_complete()), (1, &whole, true));
+    assert_eq!((one[0].platform.as_ref(), one[0].size), (Some(&platform), image.size()));
+    let missing: Vec<_> = all.iter().map(|it| &it.missing[..]).collect();
+    assert_eq!(missing, [&[][..], &[other], &[unfetched.clone()]]);
+    assert_eq!(manifests, [whole, partial, unfetched]);
 }
 
 #[tokio::test]
@@ -143,7 +189,7 @@ fn a_new_list_may_be_opened_and_written_by_many_at_once() {
         }
     });
 
-    assert_eq!(Store::open(&path).expect("it is there").list().expect("it lists").len(), 8);
+    assert_eq!(Store::open(&path).expect("it is there").list(&Filter::all()).expect("it lists").len(), 8);
 }
 
 proptest! {

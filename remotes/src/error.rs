@@ -126,9 +126,12 @@ pub enum Error {
         message: String,
     },
 
-    /// TLS cannot be spoken here: no provider is installed, or the system has no root certificates.
-    #[error("cannot set up TLS: {reason}")]
+    /// A connection cannot be made in the way that is wanted: no TLS provider is installed, a certificate cannot be read, or
+    /// that of the registry is not trusted.
+    #[error("cannot connect to {host}: {reason}")]
     Tls {
+        /// The registry, with its port.
+        host: String,
         /// What is missing, and what to do.
         reason: String,
     },

@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use oci_spec::image::Descriptor;
-use windlass_content::{ByteStream, Error as ContentError, Ingest, Ingester, Labels};
+use windlass_content::{ByteStream, Error as ContentError, Ingest, Ingester, Labels, Writer};
 use windlass_images::{
     BoxError, Handler, Next, media_type,
     progress::{Event, Progress},
@@ -39,6 +39,27 @@ impl FetchHandler {
     /// Sets where events go. Nowhere if not set.
     pub fn progress(self, progress: Progress) -> Self {
         Self { progress, ..self }
+    }
+
+    /// Writes all that is missing of a node.
+    async fn fill(
+        &self,
+        node: &Descriptor,
+        writer: &mut dyn Writer,
+        count: &Arc<AtomicU64>,
+    ) -> Result<(), BoxError> {
+        let mut breaks = 0;
+        loop {
+            let from = writer.offset();
+            self.progress.send(Event::Downloading { descriptor: node.clone(), offset: from });
+            let body = self.fetcher.fetch(node, from).await?;
+            match writer.append(self.counted(node, from, body, count)).await {
+                Ok(()) => return Ok(()),
+                // Whoever got further than last time may try again: the connection is bad, but the content is there.
+                Err(ContentError::Source { .. }) if writer.offset() > from && breaks < BREAKS => breaks += 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Passes `body` on, which starts at `offset`, and reports and counts what goes by.
@@ -76,27 +97,28 @@ impl fmt::Debug for FetchHandler {
 #[async_trait]
 impl Handler for FetchHandler {
     async fn handle(&self, node: &Descriptor) -> Result<Next, BoxError> {
-        let mut writer = match self.ingester.ingest(&ingest_key(node), node).await? {
-            Ingest::Open(writer) => writer,
-            Ingest::Present => {
-                self.progress.send(Event::Exists { descriptor: node.clone() });
-                return Ok(Next::Visit(vec![]));
-            }
-        };
         let count = Arc::new(AtomicU64::new(0));
-        let mut breaks = 0;
+        let mut started_over = false;
         loop {
-            let from = writer.offset();
-            self.progress.send(Event::Downloading { descriptor: node.clone(), offset: from });
-            let body = self.fetcher.fetch(node, from).await?;
-            match writer.append(self.counted(node, from, body, &count)).await {
+            let mut writer = match self.ingester.ingest(&ingest_key(node), node).await? {
+                Ingest::Open(writer) => writer,
+                Ingest::Present => {
+                    self.progress.send(Event::Exists { descriptor: node.clone() });
+                    return Ok(Next::Visit(vec![]));
+                }
+            };
+            let resumed = writer.offset() > 0;
+            self.fill(node, &mut *writer, &count).await?;
+            match writer.commit(Labels::new()).await {
                 Ok(()) => break,
-                // Whoever got further than last time may try again: the connection is bad, but the content is there.
-                Err(ContentError::Source { .. }) if writer.offset() > from && breaks < BREAKS => breaks += 1,
+                // What an earlier pull had left was damaged. It is gone now, and should not fail this pull too.
+                Err(ContentError::DigestMismatch { .. }) if resumed && !started_over => {
+                    tracing::warn!(digest = %node.digest(), "the part from an earlier pull was damaged; starting over");
+                    started_over = true;
+                }
                 Err(error) => return Err(error.into()),
             }
         }
-        writer.commit(Labels::new()).await?;
         let transferred = count.load(Ordering::Relaxed);
         self.progress.send(Event::Downloaded { descriptor: node.clone(), transferred });
         Ok(Next::Visit(vec![]))

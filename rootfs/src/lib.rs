@@ -20,4 +20,4 @@ mod unpacker;
 pub use applier::{Applier, LayerStream, TarApplier};
 pub use bundle::Bundle;
 pub use error::{Error, Result};
-pub use unpacker::{UnpackHandler, Unpacked, Unpacker, Unpacking};
+pub use unpacker::{UNPACK_PREFIX, UnpackHandler, Unpacked, Unpacker, Unpacking, unpacked};

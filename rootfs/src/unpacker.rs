@@ -18,7 +18,7 @@ use tokio::{
 };
 use windlass_content::Provider;
 use windlass_images::{
-    BoxError, ChainId, Handler, Image, Next, Platform, media_type,
+    BoxError, ChainId, Handler, Image, Lease, Next, Platform, Resource, media_type,
     progress::{Event, Progress},
 };
 use windlass_snapshot::{Commit, Mount, Snapshotter, Whiteouts, mount::open_tree};
@@ -38,8 +38,13 @@ pub struct Unpacker {
     applier: Arc<dyn Applier>,
     progress: Progress,
     limit: NonZeroUsize,
+    lease: Option<Lease>,
     removals: Removals,
 }
+
+/// What the keys of snapshots begin with into which layers are being unpacked. One of them that no lease holds was left by
+/// a crash, or belongs to an [`Unpacker`] without a lease.
+pub const UNPACK_PREFIX: &str = "unpack-";
 
 /// The threads that remove what was dropped in the middle, for those who wait for them.
 type Removals = Arc<Mutex<Vec<JoinHandle<()>>>>;
@@ -63,6 +68,7 @@ impl Unpacker {
             applier: Arc::new(TarApplier::default()),
             progress: Progress::default(),
             limit: NonZeroUsize::new(6).expect("six is not zero"),
+            lease: None,
             removals: Removals::default(),
         }
     }
@@ -75,6 +81,12 @@ impl Unpacker {
     /// Sets where it is told what happens. Nowhere if not set.
     pub fn progress(self, progress: Progress) -> Self {
         Self { progress, ..self }
+    }
+
+    /// Holds with this lease all snapshots that it finds or makes, so that no garbage collection takes them. Whoever lets one
+    /// run beside it sets this. None if not set.
+    pub fn lease(self, lease: Lease) -> Self {
+        Self { lease: Some(lease), ..self }
     }
 
     /// Limits the layers that are applied at once. 6 if not set.
@@ -113,7 +125,8 @@ impl Unpacker {
             })
             .collect();
         let names: Vec<_> = layers.iter().map(|layer| layer.chain_id.to_string()).collect();
-        let there = self.blocking(move |snapshotter| highest_committed(snapshotter, &names)).await?;
+        self.hold(&names).await?;
+        let there = self.blocking(move |snapshotter| unpacked(snapshotter, &names)).await?;
         let (there, missing) = layers.split_at(there);
         for layer in there {
             self.progress.send(Event::Unpacked { descriptor: layer.blob.clone(), existed: true });
@@ -134,7 +147,7 @@ impl Unpacker {
         let result = async {
             let mut prepared = Vec::new();
             for layer in layers {
-                prepared.push(active.prepare(layer, None).await?);
+                prepared.push(self.prepare(&mut active, layer, None).await?);
             }
             let turns = Semaphore::new(self.limit.get());
             let applying = layers.iter().zip(&prepared).enumerate().map(|(index, (layer, mounts))| {
@@ -186,7 +199,7 @@ impl Unpacker {
         for layer in layers {
             let mut active = Active::new(self.snapshotter.clone(), self.removals.clone());
             let result = async {
-                let mounts = active.prepare(layer, parent.clone()).await?;
+                let mounts = self.prepare(&mut active, layer, parent.clone()).await?;
                 self.apply(layer, &mounts, self.snapshotter.capabilities().whiteouts).await?;
                 let (key, name) = (active.keys[0].clone(), layer.chain_id.to_string());
                 self.blocking(move |snapshotter| {
@@ -201,6 +214,18 @@ impl Unpacker {
             parent = Some(layer.chain_id.to_string());
         }
         Ok(())
+    }
+
+    /// Begins a snapshot for a layer, and holds it.
+    async fn prepare(
+        &self,
+        active: &mut Active,
+        layer: &Layer,
+        parent: Option<String>,
+    ) -> Result<Vec<Mount>> {
+        let key = unique_key(layer);
+        self.hold(std::slice::from_ref(&key)).await?;
+        active.prepare(key, parent).await
     }
 
     /// Applies one layer, and checks that it is the one that the config means.
@@ -222,6 +247,14 @@ impl Unpacker {
                 actual: applied.diff_id,
             }),
         }
+    }
+
+    /// Holds snapshots, before anybody looks whether they are there.
+    async fn hold(&self, names: &[String]) -> Result<()> {
+        let Some(lease) = &self.lease else { return Ok(()) };
+        let driver = self.snapshotter.name();
+        let snapshot = |name: &String| Resource::Snapshot { driver: driver.to_owned(), name: name.clone() };
+        Ok(lease.hold_all(&names.iter().map(snapshot).collect::<Vec<_>>()).await?)
     }
 
     /// Runs calls that block off the runtime's workers.
@@ -248,14 +281,21 @@ impl Layer {
     }
 }
 
-/// How many layers, from the lowest, need not be unpacked: the highest snapshot that is there has all below it.
-fn highest_committed(snapshotter: &dyn Snapshotter, names: &[String]) -> Result<usize> {
-    for (index, name) in names.iter().enumerate().rev() {
-        if snapshotter.stat(name)?.is_some() {
-            return Ok(index + 1);
+/// How many layers, from the lowest, need not be unpacked. Above one that was damaged there may be others that were not: these
+/// are unpacked again, too, and then found to be there.
+///
+/// `names` are ChainIDs, lowest first. Blocks on the disk.
+///
+/// # Errors
+///
+/// [`Error::Snapshot`] if the driver cannot look.
+pub fn unpacked(snapshotter: &dyn Snapshotter, names: &[String]) -> Result<usize> {
+    for (index, name) in names.iter().enumerate() {
+        if snapshotter.stat(name)?.is_none() {
+            return Ok(index);
         }
     }
-    Ok(0)
+    Ok(names.len())
 }
 
 /// Looks up in the layers below what a layer takes from them.
@@ -276,6 +316,14 @@ fn settle_on(
     }
 }
 
+/// A key for a layer's snapshot that nobody else has.
+fn unique_key(layer: &Layer) -> String {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    format!("{UNPACK_PREFIX}{}-{count}-{now}-{}", std::process::id(), layer.chain_id)
+}
+
 /// Active snapshots, removed unless they are committed.
 #[derive(Debug)]
 struct Active {
@@ -289,12 +337,7 @@ impl Active {
         Self { snapshotter, keys: Vec::new(), removals }
     }
 
-    /// Begins a snapshot for a layer, under a key that nobody else has.
-    async fn prepare(&mut self, layer: &Layer, parent: Option<String>) -> Result<Vec<Mount>> {
-        static COUNTER: AtomicU64 = AtomicU64::new(0);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let key = format!("unpack-{}-{count}-{now}-{}", std::process::id(), layer.chain_id);
+    async fn prepare(&mut self, key: String, parent: Option<String>) -> Result<Vec<Mount>> {
         // First the key, then the snapshot: it is removed also if this future is dropped meanwhile.
         self.keys.push(key.clone());
         let snapshotter = self.snapshotter.clone();

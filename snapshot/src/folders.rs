@@ -86,6 +86,15 @@ impl Folders {
         self.metadata.get(key)
     }
 
+    /// A snapshot whose files somebody removed is as good as none: [`commit`](Self::commit) makes it whole again.
+    pub(crate) fn stat(&self, name: &str) -> Result<Option<Info>> {
+        Ok(self.metadata.find(name)?.filter(|row| self.is_whole(row)).map(|row| row.info))
+    }
+
+    fn is_whole(&self, row: &Row) -> bool {
+        self.tree(row.id).is_dir()
+    }
+
     pub(crate) fn usage(&self, name: &str) -> Result<Usage> {
         let row = self.metadata.get(name)?;
         if row.info.kind == Kind::Committed { Ok(row.usage) } else { files::usage(&self.tree(row.id)) }
@@ -93,18 +102,25 @@ impl Folders {
 
     pub(crate) fn commit(&self, commits: &[Commit<'_>], check: Check) -> Result<()> {
         let mut usages = Vec::with_capacity(commits.len());
+        let mut repairs = Vec::new();
         for commit in commits {
             let row = self.metadata.get(commit.key)?;
             if row.info.kind != Kind::Active {
                 return Err(Error::NotActive { name: commit.key.to_owned() });
             }
             usages.push(files::usage(&self.tree(row.id))?);
+            if let Some(damaged) = self.metadata.find(commit.name)?.filter(|there| !self.is_whole(there)) {
+                repairs.push((self.folder(row.id), self.folder(damaged.id)));
+            }
         }
         if self.durability == Durability::Safe && !commits.is_empty() {
             let root = File::open(&self.root).map_err(|source| io("open", &self.root, source))?;
             syncfs(&root).map_err(|err| io("sync", &self.root, err.into()))?;
         }
         for id in self.metadata.commit(commits, &usages, check)? {
+            if let Some((folder, damaged)) = repairs.iter().find(|(folder, _)| *folder == self.folder(id)) {
+                repair(folder, damaged)?;
+            }
             self.discard(id);
         }
         Ok(())
@@ -185,6 +201,12 @@ impl Folders {
         flock(&file, operation).map_err(|err| io("lock", &path, err.into()))?;
         Ok(file)
     }
+}
+
+/// Puts a tree in the place of the same tree, of which files were lost. What is on top of it is whole again, too.
+fn repair(folder: &Path, damaged: &Path) -> Result<()> {
+    files::remove(damaged)?;
+    std::fs::rename(folder, damaged).map_err(|source| io("put a new tree in the place of", damaged, source))
 }
 
 /// Makes a folder with exactly that mode, whatever the umask.

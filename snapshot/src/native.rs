@@ -44,12 +44,16 @@ impl Native {
 }
 
 impl Snapshotter for Native {
+    fn name(&self) -> &str {
+        "native"
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities::new(false, Whiteouts::Remove)
     }
 
     fn stat(&self, name: &str) -> Result<Option<Info>> {
-        Ok(self.folders.metadata.find(name)?.map(|row| row.info))
+        self.folders.stat(name)
     }
 
     fn update(&self, name: &str, labels: BTreeMap<String, String>) -> Result<Info> {
@@ -93,6 +97,10 @@ impl Snapshotter for Native {
 
     fn remove(&self, name: &str) -> Result<()> {
         self.folders.remove(name)
+    }
+
+    fn forget(&self, name: &str) -> Result<()> {
+        self.folders.metadata.remove(name).map(drop)
     }
 
     fn walk(&self, visit: &mut dyn FnMut(Info) -> ControlFlow<()>) -> Result<()> {

@@ -75,12 +75,16 @@ impl Overlay {
 }
 
 impl Snapshotter for Overlay {
+    fn name(&self) -> &str {
+        "overlay"
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities::new(true, Whiteouts::Overlay)
     }
 
     fn stat(&self, name: &str) -> Result<Option<Info>> {
-        Ok(self.folders.metadata.find(name)?.map(|row| row.info))
+        self.folders.stat(name)
     }
 
     fn update(&self, name: &str, labels: BTreeMap<String, String>) -> Result<Info> {
@@ -142,6 +146,10 @@ impl Snapshotter for Overlay {
 
     fn remove(&self, name: &str) -> Result<()> {
         self.folders.remove(name)
+    }
+
+    fn forget(&self, name: &str) -> Result<()> {
+        self.folders.metadata.remove(name).map(drop)
     }
 
     fn walk(&self, visit: &mut dyn FnMut(Info) -> ControlFlow<()>) -> Result<()> {

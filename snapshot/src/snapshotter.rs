@@ -7,10 +7,14 @@ use crate::{Mount, Result};
 /// All calls may block on the disk. Every call is atomic: it succeeds, or leaves nothing that another
 /// call would see. Several processes may share one root.
 pub trait Snapshotter: fmt::Debug + Send + Sync {
+    /// What this driver is called: `overlay`. For logs, and for leases on its snapshots.
+    fn name(&self) -> &str;
+
     /// What this driver can do. Never changes during its life.
     fn capabilities(&self) -> Capabilities;
 
-    /// What is known of a snapshot, active or committed. `None` if there is none of that name.
+    /// What is known of a snapshot, active or committed. `None` if there is none of that name, or if its files are gone: a
+    /// [`commit`](Self::commit) of that name then makes it, and what is on top of it, whole again.
     fn stat(&self, name: &str) -> Result<Option<Info>>;
 
     /// Replaces the labels of a snapshot, and gives its new state.
@@ -78,6 +82,9 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
     ///
     /// [`Error::NotFound`](crate::Error::NotFound), [`Error::HasChildren`](crate::Error::HasChildren).
     fn remove(&self, name: &str) -> Result<()>;
+
+    /// As [`remove`](Self::remove), but leaves the files to [`cleanup`](Self::cleanup): it takes no longer for a large snapshot.
+    fn forget(&self, name: &str) -> Result<()>;
 
     /// Calls `visit` for every snapshot, parents before children, until it breaks.
     fn walk(&self, visit: &mut dyn FnMut(Info) -> ControlFlow<()>) -> Result<()>;

@@ -3,4 +3,5 @@
 mod dist;
 mod redis;
 mod refusals;
+mod registries;
 mod support;

@@ -5,6 +5,7 @@
 
 mod config;
 mod index;
+mod links;
 mod manifest;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use serde_json::Value;
 
 pub use config::{Config, ContainerConfig};
 pub use index::Index;
+pub use links::Links;
 pub use manifest::Manifest;
 
 use crate::{Error, Result, media_type};

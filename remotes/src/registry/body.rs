@@ -17,10 +17,12 @@ use super::{
     limits::{Direction, Turn},
     parallel,
     retry::backoff,
-    server::Repository,
+    server::{Failure, Repository},
 };
 use crate::{Error, Result};
 
+/// How many bytes of an answer make up for its break: a server that gives fewer again and again is not the best to ask.
+const AMENDS: u64 = 1 << 20;
 /// How long the end of an answer is waited for after its last byte.
 const DRAIN: Duration = Duration::from_millis(100);
 
@@ -57,7 +59,9 @@ pub(super) async fn open(
         position: from,
         sources,
         opened: None,
+        given: 0,
         failures: 0,
+        breaks: 0,
         parts_only: false,
         _turn: Some(turn),
     };
@@ -82,8 +86,12 @@ pub(super) struct Body {
     /// Where to ask. The first one is asked until it fails.
     sources: Vec<Source>,
     opened: Option<Opened>,
+    /// How many bytes the answer that is being read has given.
+    given: u64,
     /// How many answers in a row gave nothing.
     failures: u32,
+    /// How many answers in a row broke, and had given little.
+    breaks: u32,
     /// Whether an answer with more than the part that was asked for is refused.
     parts_only: bool,
     /// Kept until the end, so that a body that breaks does not wait in line again.
@@ -107,7 +115,9 @@ impl Body {
             descriptor: self.descriptor.clone(),
             sources: self.sources.clone(),
             opened: None,
+            given: 0,
             failures: 0,
+            breaks: 0,
             parts_only: true,
             _turn: None,
             position,
@@ -143,6 +153,7 @@ impl Body {
                 Ok(chunk) if chunk.is_empty() => {}
                 Ok(chunk) => {
                     self.position += chunk.len() as u64;
+                    self.given += chunk.len() as u64;
                     self.failures = 0;
                     return Ok(Some(chunk));
                 }
@@ -155,12 +166,14 @@ impl Body {
     fn broken(&mut self, error: io::Error) -> io::Result<()> {
         self.opened = None;
         self.failures += 1;
+        self.breaks = if self.given < AMENDS { self.breaks + 1 } else { 1 };
         if self.failures >= self.sources[0].server.inner.settings.attempts.get() {
             return Err(error);
         }
         // Another server may do better than one that broke twice in a row.
-        if self.failures > 1 {
+        if self.breaks > 1 {
             self.sources.rotate_left(1);
+            self.breaks = 0;
         }
         tracing::debug!(%error, position = self.position, digest = %self.descriptor.digest(), "resuming");
         Ok(())
@@ -169,27 +182,24 @@ impl Body {
     /// Asks for the bytes from here to `last`, one source after another.
     async fn reopen(&mut self, last: u64) -> Result<()> {
         let span = Span { first: self.position, last };
-        for left in (0..self.sources.len()).rev() {
+        let mut failure = Failure::default();
+        for _ in 0..self.sources.len() {
             match self.repository.ask(&self.sources[0], &self.descriptor, span).await {
                 Ok(opened) if self.parts_only && !opened.partial => {
                     return Err(Error::Config { reason: "the server gives no parts".into() });
                 }
                 Ok(opened) => {
                     self.sources[0].etag.clone_from(&opened.etag);
-                    self.opened = Some(opened);
+                    (self.opened, self.given) = (Some(opened), 0);
                     return Ok(());
                 }
-                Err(error) if left == 0 => {
-                    self.sources.rotate_left(1);
-                    return Err(error);
-                }
                 Err(error) => {
-                    tracing::warn!(server = self.sources[0].server.endpoint.name(), %error, "asking the next server");
+                    failure.add(&self.sources[0].server, error);
                     self.sources.rotate_left(1);
                 }
             }
         }
-        unreachable!("there is a source, and the last one returns")
+        Err(failure.into())
     }
 
     /// The next wanted bytes, none beyond `end`. Empty if only unwanted ones came.

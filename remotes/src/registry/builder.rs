@@ -92,7 +92,7 @@ impl Builder {
         Self { user_agent: user_agent.into(), ..self }
     }
 
-    /// Limits the manifests and indexes that are resolved, in bytes. 4 MiB if not set.
+    /// Limits the manifests and indexes that are resolved and fetched, in bytes. 4 MiB if not set.
     pub fn max_manifest_size(self, max_manifest_size: u64) -> Self {
         Self { max_manifest_size, ..self }
     }

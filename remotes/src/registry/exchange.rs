@@ -10,13 +10,13 @@ use bytes::Bytes;
 use futures::stream;
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode,
-    header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION, USER_AGENT},
+    header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, LOCATION, USER_AGENT},
 };
 use tokio::time::{Instant, sleep_until};
 use url::Url;
 use windlass_content::ByteStream;
 
-use super::Server;
+use super::{Server, request::line};
 use crate::{
     Error, Result,
     transport::{Body, Connection, Request, TransportError},
@@ -38,11 +38,13 @@ pub(super) struct Call {
     pub(super) body: Option<Vec<Bytes>>,
     /// Whether nothing of ours is shown, wherever it goes.
     pub(super) anonymous: bool,
+    /// How much longer than anything else the answer may take.
+    pub(super) grace: Duration,
 }
 
 impl Call {
     pub(super) fn new(method: Method, url: Url) -> Self {
-        Self { method, url, headers: HeaderMap::new(), body: None, anonymous: false }
+        Self { method, url, headers: HeaderMap::new(), body: None, anonymous: false, grace: Duration::ZERO }
     }
 
     pub(super) fn get(url: Url) -> Self {
@@ -60,6 +62,10 @@ impl Call {
     pub(super) fn anonymous(self) -> Self {
         Self { anonymous: true, ..self }
     }
+
+    pub(super) fn grace(self, grace: Duration) -> Self {
+        Self { grace, ..self }
+    }
 }
 
 /// An answer, of any status.
@@ -75,6 +81,14 @@ impl Answer {
     /// A header's value, if it is text.
     pub(super) fn header(&self, name: impl http::header::AsHeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
+    }
+
+    /// What is wrong if the body is encoded: nobody asked for that, and a digest is that of the bytes on the wire.
+    pub(super) fn encoded(&self) -> Result<(), String> {
+        match self.header(CONTENT_ENCODING).filter(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
+            Some(encoding) => Err(format!("it is encoded as {:?}, which was not asked for", line(encoding))),
+            None => Ok(()),
+        }
     }
 }
 
@@ -98,7 +112,7 @@ impl Server {
             if let Some(authorization) = authorization.filter(|_| stayed) {
                 headers.insert(AUTHORIZATION, authorization.clone());
             }
-            let answer = self.once(&call.method, &url, headers, call.body.as_deref(), at_home).await?;
+            let answer = self.once(call, &url, headers, at_home).await?;
             let Some(next) = next(&answer)? else {
                 return Ok(answer);
             };
@@ -118,21 +132,14 @@ impl Server {
     }
 
     /// Sends one request. Gives up when neither side has sent anything for too long.
-    async fn once(
-        &self,
-        method: &Method,
-        url: &Url,
-        headers: HeaderMap,
-        body: Option<&[Bytes]>,
-        at_home: bool,
-    ) -> Result<Answer> {
+    async fn once(&self, call: &Call, url: &Url, headers: HeaderMap, at_home: bool) -> Result<Answer> {
         let connection = if at_home { self.endpoint.connection.clone() } else { self.connection_elsewhere() };
-        let mut request = Request::new(method.clone(), url.clone(), connection).headers(headers);
-        let patience = self.inner.settings.idle_timeout;
+        let mut request = Request::new(call.method.clone(), url.clone(), connection).headers(headers);
+        let patience = self.inner.settings.idle_timeout.saturating_add(call.grace);
         let connecting =
             self.endpoint.connection.connect_timeout.unwrap_or(self.inner.settings.connect_timeout);
         let alive = Alive::new(patience.saturating_add(connecting));
-        if let Some(body) = body {
+        if let Some(body) = &call.body {
             request = request.body(watched(body, patience, alive.clone()));
         }
         let response = tokio::select! {
@@ -162,7 +169,7 @@ impl Server {
         match error {
             TransportError::Connect(source) => Error::Connect { host, url: shown(url), source },
             TransportError::Broken(source) => Error::Transport { host, url: shown(url), source },
-            TransportError::Setup { reason } => Error::Tls { reason },
+            TransportError::Setup { reason } => Error::Tls { host, reason },
         }
     }
 }

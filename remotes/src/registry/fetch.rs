@@ -4,9 +4,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use http::{
     StatusCode,
-    header::{
-        CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, RANGE,
-    },
+    header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, RANGE},
 };
 use oci_spec::image::Descriptor;
 use url::Url;
@@ -19,6 +17,7 @@ use super::{
     body::{self, Source},
     content_range,
     exchange::{Answer, Call},
+    request::line,
     resolve::accept,
     server::Repository,
 };
@@ -50,6 +49,10 @@ impl Fetcher for Repository {
             return Ok(stream::empty().boxed());
         }
         let servers = self.able("pull", |may| may.pull)?;
+        let limit = servers[0].inner.settings.max_manifest_size;
+        if is_document(descriptor) && descriptor.size() > limit {
+            return Err(Error::TooLarge { url: shown(&servers[0].url(&self.path(descriptor))), limit });
+        }
         let foreign = self.foreign(&servers, descriptor);
         let mut sources: Vec<_> = servers.into_iter().map(|server| Source::new(server, None)).collect();
         sources.extend(foreign);
@@ -70,40 +73,52 @@ impl Repository {
         urls.filter_map(|url| Some(Source::new((*registry?).clone(), Some(url)))).collect()
     }
 
-    /// Asks one source for some of the bytes of a node, and checks that these are what comes.
+    /// Asks one source for some of the bytes of a node, and checks that these are what comes. A source that does not know how
+    /// to give a part of them is asked for all.
     pub(super) async fn ask(&self, source: &Source, descriptor: &Descriptor, span: Span) -> Result<Opened> {
-        let (server, size) = (&source.server, descriptor.size());
+        let server = &source.server;
         let url = match &source.foreign {
             Some(url) => url.clone(),
             None => server.url(&self.path(descriptor)),
         };
         let mut headers = if is_document(descriptor) { accept() } else { HeaderMap::new() };
-        if span.first > 0 || span.last < size - 1 {
+        if span.first > 0 || span.last < descriptor.size() - 1 {
             let range = format!("bytes={}-{}", span.first, span.last);
             headers.insert(RANGE, HeaderValue::from_str(&range).expect("a range is printable ASCII"));
             headers.extend(source.etag.clone().map(|etag| (IF_RANGE, etag)));
         }
         let scopes = Scopes::pull(&self.name);
         let call = Call::get(url.clone()).headers(headers);
-        let call = if source.foreign.is_some() { call.anonymous() } else { call };
-        let answer = match self.at_target(source, &call, &scopes).await {
-            Err(Error::Status { status: 416, .. }) if span.first > 0 => {
-                // It does not have so much, or does not like to be asked so: from the start, then.
-                let mut call = call;
-                call.headers.remove(RANGE);
+        let mut call = if source.foreign.is_some() { call.anonymous() } else { call };
+        let opened = match self.opened(source, &call, &scopes, descriptor, span).await {
+            Err(Error::Status { status: 416, .. } | Error::BadResponse { .. })
+                if call.headers.remove(RANGE).is_some() =>
+            {
                 call.headers.remove(IF_RANGE);
-                self.at_target(source, &call, &scopes).await
+                self.opened(source, &call, &scopes, descriptor, span).await
             }
-            answer => answer,
+            opened => opened,
         };
-        let answer = answer.map_err(|error| match error {
+        opened.map_err(|error| match error {
             Error::NotFound { url, .. } => {
                 Error::NotFound { name: format!("{}/{}@{}", self.host, self.name, descriptor.digest()), url }
             }
             error => error,
-        })?;
-        let checked = checked(&answer, size, span);
-        let (skip, end) = checked.map_err(|reason| Error::BadResponse { url: shown(&url), reason })?;
+        })
+    }
+
+    /// Sends a request for some of the bytes of a node, and checks that these are what comes.
+    async fn opened(
+        &self,
+        source: &Source,
+        call: &Call,
+        scopes: &Scopes,
+        descriptor: &Descriptor,
+        span: Span,
+    ) -> Result<Opened> {
+        let answer = self.at_target(source, call, scopes).await?;
+        let (skip, end) = checked(&answer, descriptor.size(), span)
+            .map_err(|reason| Error::BadResponse { url: shown(&call.url), reason })?;
         let partial = answer.status == StatusCode::PARTIAL_CONTENT;
         let etag = answer.headers.get(ETAG).filter(|etag| etag.as_bytes().starts_with(b"\"")).cloned();
         Ok(Opened { body: answer.body, skip, partial, end, etag })
@@ -148,9 +163,7 @@ fn is_document(descriptor: &Descriptor) -> bool {
 
 /// How many bytes of the answer come before the span, and where in the content it ends.
 fn checked(answer: &Answer, size: u64, span: Span) -> Result<(u64, u64), String> {
-    if let Some(encoding) = answer.header(CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
-        return Err(format!("it is encoded as {encoding:?}, which was not asked for"));
-    }
+    answer.encoded()?;
     if answer.status == StatusCode::PARTIAL_CONTENT {
         let given = answer.header(CONTENT_RANGE);
         let fits = given.and_then(content_range::parse).filter(|range| {
@@ -160,7 +173,7 @@ fn checked(answer: &Answer, size: u64, span: Span) -> Result<(u64, u64), String>
         });
         return fits.map(|range| (0, range.last + 1)).ok_or_else(|| {
             let (Span { first, last }, given) = (span, given.unwrap_or_default());
-            format!("asked for bytes {first} to {last} of {size}, it gave {given:?}")
+            format!("asked for bytes {first} to {last} of {size}, it gave {:?}", line(given))
         });
     }
     match answer.header(CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok()) {

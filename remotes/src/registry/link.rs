@@ -6,7 +6,7 @@ pub(crate) fn next(header: &str) -> Option<&str> {
     loop {
         rest = rest.trim_start_matches([' ', '\t', ',']);
         let (target, after) = rest.strip_prefix('<')?.split_once('>')?;
-        let (parameters, others) = split_at_comma(after);
+        let (parameters, others) = split_once_unquoted(after, ',');
         if is_next(parameters) {
             return Some(target);
         }
@@ -14,27 +14,35 @@ pub(crate) fn next(header: &str) -> Option<&str> {
     }
 }
 
-/// What comes before the next comma that is not quoted, and what comes after it.
-fn split_at_comma(text: &str) -> (&str, &str) {
+/// What comes before the next such character that is not quoted, and what comes after it.
+fn split_once_unquoted(text: &str, separator: char) -> (&str, &str) {
     let (mut quoted, mut escaped) = (false, false);
     for (at, character) in text.char_indices() {
         match character {
             _ if escaped => escaped = false,
             '\\' if quoted => escaped = true,
             '"' => quoted = !quoted,
-            ',' if !quoted => return (&text[..at], &text[at + 1..]),
+            _ if character == separator && !quoted => {
+                return (&text[..at], &text[at + separator.len_utf8()..]);
+            }
             _ => {}
         }
     }
     (text, "")
 }
 
-fn is_next(parameters: &str) -> bool {
-    parameters.split(';').filter_map(|parameter| parameter.split_once('=')).any(|(name, value)| {
-        let relations = value.trim().trim_matches('"');
-        name.trim().eq_ignore_ascii_case("rel")
-            && relations.split_ascii_whitespace().any(|relation| relation.eq_ignore_ascii_case("next"))
-    })
+fn is_next(mut parameters: &str) -> bool {
+    while !parameters.is_empty() {
+        let (parameter, others) = split_once_unquoted(parameters, ';');
+        let (name, value) = parameter.split_once('=').unwrap_or_default();
+        if name.trim().eq_ignore_ascii_case("rel") {
+            let mut relations = value.trim().trim_matches('"').split_ascii_whitespace();
+            // A second one would be ignored (RFC 8288, 3.3).
+            return relations.any(|relation| relation.eq_ignore_ascii_case("next"));
+        }
+        parameters = others;
+    }
+    false
 }
 
 #[cfg(test)]
@@ -50,6 +58,8 @@ mod tests {
             ("<x>;rel=next", Some("x")),
             (r#"<first>; title="a, <b>; rel=next"; rel=prev, <second> ; REL="start Next""#, Some("second")),
             (r#"<a>; rel="prev""#, None),
+            (r#"<a>; rel=prev; rel=next"#, None),
+            (r#"<a>; title="\"; rel=next"; rel="next""#, Some("a")),
             ("<a", None),
             ("a; rel=next", None),
             ("", None),

@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use bytes::Bytes;
-use futures::{StreamExt, stream, stream::BoxStream};
+use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use http::header::LINK;
 use serde::Deserialize;
 use url::Url;
@@ -20,18 +20,22 @@ use crate::{Error, Result, url::shown};
 
 /// The most pages that are read of one list.
 const PAGES: usize = 10_000;
+/// How many names a page should have, so that it fits into the limit for answers. No registry refuses so few.
+const PAGE: &str = "1000";
 
 impl Registry {
     /// The tags of the reference's repository, in the registry's order, page by page as they are asked for.
     ///
     /// The stream ends with an error if a page cannot be read: as [`Resolver::resolve`](crate::Resolver::resolve), and
-    /// [`Error::BadResponse`] if the pages lead in a circle.
+    /// [`Error::BadResponse`] if the pages lead in a circle or to another host, or if a page lists what cannot be a tag.
+    /// Nothing of such a page is given. A list of 10,000 pages has no end, and is an error as well.
     pub fn tags(&self, reference: &Reference) -> BoxStream<'static, Result<String>> {
         #[derive(Deserialize)]
         struct Page {
             tags: Option<Vec<String>>,
         }
         let (registry, reference) = (self.clone(), reference.clone());
+        let name = format!("{}/{}", reference.host(), reference.repository());
         let start = async move {
             let repository = registry.repository(&reference).await?;
             let servers = repository.able("list tags", |may| may.resolve)?;
@@ -39,6 +43,11 @@ impl Registry {
             Ok(Pages::new(servers, path, Scopes::pull(&repository.name)))
         };
         names(start, |page: Page| page.tags, |reference, tag| reference.clone().with_tag(tag).is_ok())
+            .map_err(move |error| match error {
+                Error::NotFound { url, .. } => Error::NotFound { name: name.clone(), url },
+                error => error,
+            })
+            .boxed()
     }
 
     /// The repositories of a registry, in its order, page by page as they are asked for. Few public registries allow it.
@@ -58,7 +67,10 @@ impl Registry {
         names(
             start,
             |page: Page| page.repositories,
-            |_, name| Reference::parse(&format!("localhost/{name}")).is_ok(),
+            |_, name| {
+                let parsed = Reference::parse(&format!("localhost/{name}"));
+                parsed.is_ok_and(|reference| reference.repository() == name)
+            },
         )
     }
 }
@@ -148,7 +160,8 @@ impl Pages {
             }
             None => self.first().await?,
         };
-        if let Some(target) = answer.header(LINK).and_then(link::next) {
+        let links = answer.headers.get_all(LINK).iter().filter_map(|header| header.to_str().ok());
+        if let Some(target) = links.filter_map(link::next).next() {
             let bad = |reason: &str| Error::BadResponse { url: shown(&url), reason: reason.into() };
             let next = url.join(target).map_err(|_| bad("its next page is not at a URL"))?;
             if next.origin() != url.origin() {
@@ -167,7 +180,8 @@ impl Pages {
         let mut failure =
             Error::Config { reason: "no server that is configured may be asked for lists".into() };
         for server in &self.servers {
-            let url = server.url(&self.path);
+            let mut url = server.url(&self.path);
+            url.query_pairs_mut().append_pair("n", PAGE);
             match ask(server, &url, &self.scopes).await {
                 Ok((answer, bytes)) => return Ok((server.clone(), url, answer, bytes)),
                 Err(error) => failure = error,

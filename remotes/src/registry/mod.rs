@@ -32,6 +32,7 @@ mod upload;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::sync::Mutex;
 use windlass_reference::Reference;
 
 use crate::{
@@ -73,6 +74,8 @@ struct Inner {
     health: Health,
     limits: Limits,
     targets: Targets,
+    /// Held by whoever changes a list of referrers that the registry does not keep itself.
+    referrers: Mutex<()>,
 }
 
 impl Registry {
@@ -110,7 +113,17 @@ impl Registry {
     fn from_settings(settings: Builder, transport: Arc<dyn Transport>) -> Self {
         let limits = Limits::new(settings.in_flight, settings.in_flight_per_host);
         let (tokens, health, targets) = <(Tokens, Health, Targets)>::default();
-        Self { inner: Arc::new(Inner { settings, transport, tokens, health, limits, targets }) }
+        Self {
+            inner: Arc::new(Inner {
+                settings,
+                transport,
+                tokens,
+                health,
+                limits,
+                targets,
+                referrers: Mutex::default(),
+            }),
+        }
     }
 
     /// The servers that answer for a host, in the order in which to try them.
@@ -121,7 +134,13 @@ impl Registry {
             Some(hosts) => hosts.endpoints(host, default).await?,
             None => vec![default],
         };
-        Ok(endpoints.into_iter().map(|endpoint| Server::new(self.inner.clone(), endpoint)).collect())
+        let last = endpoints.len().saturating_sub(1);
+        let servers = endpoints.into_iter().enumerate().map(|(at, endpoint)| Server {
+            inner: self.inner.clone(),
+            endpoint: Arc::new(endpoint),
+            replaceable: at < last,
+        });
+        Ok(servers.collect())
     }
 
     async fn repository(&self, reference: &Reference) -> Result<Repository> {

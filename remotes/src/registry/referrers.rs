@@ -1,17 +1,19 @@
 //! What refers to an image: signatures, SBOMs and other artifacts (distribution spec, "Listing Referrers").
 
-use http::{HeaderValue, header::CONTENT_TYPE};
+use bytes::Bytes;
+use http::{HeaderValue, Method, header::CONTENT_TYPE};
 use oci_spec::image::{Descriptor, Digest, MediaType};
 use serde_json::{Value, json};
+use url::Url;
 use windlass_images::view::Index;
 use windlass_reference::Reference;
 
 use super::{
-    Registry, Server, auth::Scopes, exchange::Call, limits::Direction, resolve::accept, server::Repository,
+    Registry, Server, auth::Scopes, exchange::Call, limits::Direction, list::Pages, resolve::accept,
 };
 use crate::{Error, Result, url::shown};
 
-/// The most referrers of one image, and of a list's pages.
+/// The most referrers of one image.
 const MOST: usize = 10_000;
 
 impl Registry {
@@ -22,7 +24,8 @@ impl Registry {
     ///
     /// # Errors
     ///
-    /// [`Error::Config`] if the reference has no digest, else as [`Resolver::resolve`](crate::Resolver::resolve).
+    /// [`Error::Config`] if the reference has no digest, [`Error::BadResponse`] if there are more than 10,000, else as
+    /// [`Resolver::resolve`](crate::Resolver::resolve).
     pub async fn referrers(
         &self,
         reference: &Reference,
@@ -35,10 +38,13 @@ impl Registry {
         let servers = repository.able("list referrers", |may| may.resolve)?;
         let _turn = servers[0].turn(Direction::Download).await;
         let ask = |server: Server| {
-            let repository = &repository;
-            async move { listed(&server, repository, subject, artifact_type).await }
+            let name = &repository.name;
+            async move { listed(&server, name, subject, artifact_type).await }
         };
-        let mut found = repository.first(servers, ask).await?;
+        let mut found = match repository.first(servers, ask).await {
+            Err(Error::NotFound { .. }) => Vec::new(),
+            answer => answer?,
+        };
         // Registries may give more than what was asked for, and say so or not.
         if let Some(wanted) = artifact_type {
             found
@@ -48,73 +54,110 @@ impl Registry {
     }
 }
 
-/// What one server lists, with or without the referrers API.
+/// What one server lists, with or without the API. [`Error::NotFound`] if it knows nothing, so that another one is asked.
 async fn listed(
     server: &Server,
-    repository: &Repository,
+    repository: &str,
     subject: &Digest,
     artifact_type: Option<&str>,
 ) -> Result<Vec<Descriptor>> {
-    let name = &repository.name;
-    let mut url = server.url(&format!("{name}/referrers/{subject}"));
-    if let Some(artifact_type) = artifact_type {
-        url.query_pairs_mut().append_pair("artifactType", artifact_type);
-    }
-    let mut pages =
-        super::list::Pages::new(vec![server.clone()], String::new(), Scopes::pull(name)).from(server, url);
-    let mut found = Vec::new();
-    loop {
-        match pages.read().await {
-            Ok((url, bytes)) => found.extend(parse(&url, &bytes)?),
-            // A registry without the API, or, on the first page, without that repository.
-            Err(Error::NotFound { .. }) if found.is_empty() => return by_tag(server, name, subject).await,
-            Err(error) => return Err(error),
-        }
-        if found.len() > MOST {
-            let reason = format!("more than {MOST} manifests refer to {subject}");
-            return Err(Error::BadResponse { url: shown(&server.endpoint.url), reason });
-        }
-        if pages.is_at_end() {
-            return Ok(found);
+    match by_api(server, repository, subject, artifact_type).await? {
+        Some(found) => Ok(found),
+        None => {
+            let (url, bytes) = by_tag(server, repository, subject).await?;
+            parse(&url, &bytes)
         }
     }
 }
 
-/// What is listed under the tag that stands for the referrers of `subject`. Nothing if there is no such tag.
-async fn by_tag(server: &Server, repository: &str, subject: &Digest) -> Result<Vec<Descriptor>> {
+/// What the API lists. `None` if there is no such API, or no such repository.
+async fn by_api(
+    server: &Server,
+    repository: &str,
+    subject: &Digest,
+    artifact_type: Option<&str>,
+) -> Result<Option<Vec<Descriptor>>> {
+    let mut url = server.url(&format!("{repository}/referrers/{subject}"));
+    if let Some(artifact_type) = artifact_type {
+        url.query_pairs_mut().append_pair("artifactType", artifact_type);
+    }
+    let mut pages = Pages::new(vec![], String::new(), Scopes::pull(repository)).from(server, url);
+    let mut found = match pages.read().await {
+        Ok((url, bytes)) => parse(&url, &bytes)?,
+        // The first one is the rule; the others are how registries speak that never heard of it.
+        Err(Error::NotFound { .. } | Error::Status { status: 400 | 405 | 406 | 501, .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    while !pages.is_at_end() {
+        let (url, bytes) = pages.read().await.map_err(|error| match error {
+            Error::NotFound { url, .. } => {
+                Error::BadResponse { url, reason: "a page of the list is not there".into() }
+            }
+            error => error,
+        })?;
+        found.extend(parse(&url, &bytes)?);
+        if found.len() > MOST {
+            let reason = format!("more than {MOST} manifests refer to {subject}");
+            return Err(Error::BadResponse { url: shown(&url), reason });
+        }
+    }
+    Ok(Some(found))
+}
+
+/// Where the list is that stands for the referrers of `subject`, and its bytes. [`Error::NotFound`] if there is none.
+async fn by_tag(server: &Server, repository: &str, subject: &Digest) -> Result<(Url, Bytes)> {
     let url = server.url(&format!("{repository}/manifests/{}", tag(subject)));
     let limit = server.inner.settings.max_manifest_size;
     let call = Call::get(url.clone()).headers(accept());
-    match server.read(&call, &Scopes::pull(repository), limit).await {
-        Ok((_, bytes)) => parse(&url, &bytes),
-        Err(Error::NotFound { .. }) => Ok(Vec::new()),
-        Err(error) => Err(error),
+    let (_, bytes) = server.read(&call, &Scopes::pull(repository), limit).await?;
+    Ok((url, bytes))
+}
+
+/// Sees to it that a manifest which is there already is listed as a referrer: whoever put it may have been interrupted.
+pub(super) async fn ensure(
+    server: &Server,
+    repository: &str,
+    subject: &Digest,
+    referrer: Descriptor,
+) -> Result<()> {
+    match by_api(server, repository, subject, None).await? {
+        Some(_) => Ok(()),
+        None => add_by_tag(server, repository, subject, referrer).await,
     }
 }
 
 /// Adds a manifest to the list under the tag that stands for the referrers of its subject: what whoever pushes has to do where
 /// the registry does not (distribution spec, "Pushing Manifests with Subject").
 ///
-/// Two who do so at once may lose one of the two: the protocol has nothing against it.
+/// All that the list has is kept. One client does so once at a time. Two clients that do so at once may lose one of the two:
+/// the protocol has nothing against it.
 pub(super) async fn add_by_tag(
     server: &Server,
     repository: &str,
     subject: &Digest,
     referrer: Descriptor,
 ) -> Result<()> {
-    let mut manifests = by_tag(server, repository, subject).await?;
-    if manifests.iter().any(|known| known.digest() == referrer.digest()) {
-        return Ok(());
-    }
-    manifests.push(referrer);
-    let index = json!({
-        "schemaVersion": 2,
-        "mediaType": MediaType::ImageIndex.to_string(),
-        "manifests": manifests,
-    });
-    let url = server.url(&format!("{repository}/manifests/{}", tag(subject)));
-    let mut call = Call::new(http::Method::PUT, url).body(vec![index.to_string().into()]);
+    let _alone = server.inner.referrers.lock().await;
     let media_type = MediaType::ImageIndex.to_string();
+    let (mut index, mut manifests) = match by_tag(server, repository, subject).await {
+        Ok((url, bytes)) => {
+            if parse(&url, &bytes)?.iter().any(|known| known.digest() == referrer.digest()) {
+                return Ok(());
+            }
+            // Not what was parsed, which may be less than what is there.
+            let mut index: Value = serde_json::from_slice(&bytes).expect("it was parsed a moment ago");
+            let manifests = index["manifests"].take();
+            (index, manifests.as_array().cloned().unwrap_or_default())
+        }
+        Err(Error::NotFound { .. }) => {
+            (json!({ "schemaVersion": 2, "mediaType": media_type }), Vec::default())
+        }
+        Err(error) => return Err(error),
+    };
+    manifests.push(json!(referrer));
+    index["manifests"] = manifests.into();
+    let url = server.url(&format!("{repository}/manifests/{}", tag(subject)));
+    let mut call = Call::new(Method::PUT, url).body(vec![index.to_string().into()]);
     call.headers
         .insert(CONTENT_TYPE, HeaderValue::from_str(&media_type).expect("a media type is printable ASCII"));
     server.request(&call, &Scopes::push(repository)).await?;
@@ -127,7 +170,7 @@ fn tag(subject: &Digest) -> String {
     format!("{}-{}", cut(subject.algorithm().as_ref(), 32), cut(subject.digest(), 64))
 }
 
-fn parse(url: &::url::Url, bytes: &[u8]) -> Result<Vec<Descriptor>> {
+fn parse(url: &Url, bytes: &[u8]) -> Result<Vec<Descriptor>> {
     let bad = |reason: String| Error::BadResponse { url: shown(url), reason };
     let placeholder =
         Descriptor::new(MediaType::ImageIndex, bytes.len() as u64, windlass_content::hash::sha256(bytes));

@@ -1,6 +1,6 @@
 //! Requests to one server: authenticated, tried again, errors read.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -23,32 +23,74 @@ const ERROR_BODY: u64 = 8 << 10;
 /// How much of a registry's words is repeated, in characters.
 const ERROR_TEXT: usize = 400;
 
+/// A failed attempt.
+pub(super) struct Failed {
+    pub(super) error: Error,
+    /// What the server answered, if it did.
+    pub(super) status: Option<StatusCode>,
+    /// How long the server wants us to wait before the next one.
+    pub(super) asked: Option<Duration>,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { error, status: None, asked: None }
+    }
+}
+
 impl Server {
     /// Sends a request until it succeeds, or there is no more hope.
     pub(super) async fn request(&self, call: &Call, scopes: &Scopes) -> Result<Answer> {
         self.request_up_to(u32::MAX, call, scopes).await
     }
 
+    /// As [`request`](Self::request), but an error of this status is final.
+    pub(super) async fn request_unless(&self, last: u16, call: &Call, scopes: &Scopes) -> Result<Answer> {
+        self.attempt_all(self.attempts(), Some(last), call, scopes).await
+    }
+
     /// As [`request`](Self::request), with no more attempts than that.
     pub(super) async fn request_up_to(&self, most: u32, call: &Call, scopes: &Scopes) -> Result<Answer> {
-        let known = self.inner.health.has_answered(&self.endpoint);
-        let mut attempts = Attempts::new(&self.inner.settings, known).at_most(most);
+        self.attempt_all(self.attempts().at_most(most), None, call, scopes).await
+    }
+
+    fn attempts(&self) -> Attempts {
+        // Whoever may be asked instead is asked sooner than a server that may be gone.
+        let known = !self.replaceable && self.inner.health.has_answered(&self.endpoint);
+        Attempts::new(&self.inner.settings, known)
+    }
+
+    async fn attempt_all(
+        &self,
+        mut attempts: Attempts,
+        last: Option<u16>,
+        call: &Call,
+        scopes: &Scopes,
+    ) -> Result<Answer> {
         loop {
-            let outcome = self.authenticated(call, scopes).await;
-            let (error, asked) = match outcome {
-                Ok(answer) if answer.status.is_success() => return Ok(answer),
-                Ok(answer) => {
-                    let asked = retry_after(&answer.headers, SystemTime::now());
-                    (self.refusal(&call.url, answer).await, asked)
-                }
-                Err(error) => (error, None),
+            let Failed { error, status, asked } = match self.attempt(call, scopes).await {
+                Ok(answer) => return Ok(answer),
+                Err(failed) => failed,
             };
+            if last.is_some() && status.map(|status| status.as_u16()) == last {
+                return Err(error);
+            }
             let Some(wait) = attempts.after(&error, asked) else {
                 return Err(error);
             };
             tracing::debug!(%error, ?wait, "trying again");
             sleep(wait).await;
         }
+    }
+
+    /// Sends a request once, for whoever does more between two attempts than to wait.
+    pub(super) async fn attempt(&self, call: &Call, scopes: &Scopes) -> Result<Answer, Failed> {
+        let answer = self.authenticated(call, scopes).await?;
+        if answer.status.is_success() {
+            return Ok(answer);
+        }
+        let (status, asked) = (answer.status, retry_after(&answer.headers, SystemTime::now()));
+        Err(Failed { error: self.refusal(&call.url, answer).await, status: Some(status), asked })
     }
 
     /// Sends a request with what is known of the caller, and once more if the server wants to know more.
@@ -73,9 +115,11 @@ impl Server {
     /// The error that an answer is.
     pub(super) async fn refusal(&self, asked: &Url, answer: Answer) -> Error {
         let status = answer.status;
-        let message = match self.body(&answer.url, answer.body, ERROR_BODY).await {
-            Ok(body) => words(&body),
-            Err(_) => String::new(),
+        // Words are good to have, and not worth a long wait.
+        let body = timeout(self.inner.settings.idle_timeout, self.body(&answer.url, answer.body, ERROR_BODY));
+        let message = match body.await {
+            Ok(Ok(body)) => words(&body),
+            _ => String::new(),
         };
         let (host, url) = (self.endpoint.name(), shown(asked));
         match status {
@@ -139,6 +183,11 @@ fn words(body: &[u8]) -> String {
         _ => format!("{code}{message}"),
     });
     let text = texts.filter(|text| !text.is_empty()).collect::<Vec<_>>().join("; ");
+    line(&text)
+}
+
+/// A stranger's text, fit for one line of a log: without control characters, and not too long.
+pub(super) fn line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(ERROR_TEXT).collect()
 }
 

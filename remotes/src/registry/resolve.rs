@@ -16,6 +16,7 @@ use super::{
     auth::Scopes,
     exchange::{Answer, Call},
     limits::Direction,
+    request::line,
     server::Repository,
 };
 use crate::{Error, Result, url::shown};
@@ -60,13 +61,12 @@ impl Question<'_> {
         let scopes = Scopes::pull(self.name);
         let first = match self.reference.digest() {
             None => self.server.request(&head, &scopes).await,
-            Some(digest) => match self.server.request_up_to(1, &head, &scopes).await {
+            Some(digest) => match self.server.request_unless(500, &head, &scopes).await {
                 // CNCF's registry answers 500 when a layer is asked for as a manifest. If it has the blob, that is the answer.
-                Err(Error::Status { status: 500.., .. }) => match self.blob(digest).await {
+                Err(Error::Status { status: 500, .. }) => match self.blob(digest).await {
                     Ok(found) => return Ok(found),
                     Err(_) => self.server.request(&head, &scopes).await,
                 },
-                Err(error) if error.is_transient() => self.server.request(&head, &scopes).await,
                 answer => answer,
             },
         };
@@ -74,6 +74,8 @@ impl Question<'_> {
             Ok(answer) => self.head(&url, &answer),
             // Some registries refuse this method; what they say to GET counts.
             Err(Error::Status { .. }) => Ok(None),
+            // An answer to HEAD has no words. Those to GET may say why.
+            Err(Error::Unauthorized { message, .. }) if message.is_empty() => Ok(None),
             Err(error) => Err(error),
         };
         let answer = match answer {
@@ -89,16 +91,21 @@ impl Question<'_> {
 
     /// What the headers of an answer say. `None` if they do not say everything.
     fn head(&self, url: &Url, answer: &Answer) -> Result<Option<Descriptor>> {
+        let expected = self.reference.digest();
         let digest = answer
             .header(DIGEST)
             .and_then(|text| text.parse::<Digest>().ok())
-            .filter(|digest| Hasher::new(digest).is_ok());
+            .filter(|digest| Hasher::new(digest).is_ok())
+            // The same bytes may have a digest of another algorithm too.
+            .filter(|digest| expected.is_none_or(|expected| expected.algorithm() == digest.algorithm()));
         let size = answer.header(CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
+        // No manifest is empty: who says so counts the bytes of the answer to HEAD.
+        let size = size.filter(|size| *size > 0 && answer.encoded().is_ok());
         let kind = content_type(answer).filter(|kind| ROOTS.contains(&kind.as_str()));
         let (Some(digest), Some(size), Some(kind)) = (digest, size, kind) else {
             return Ok(None);
         };
-        if let Some(expected) = self.reference.digest().filter(|expected| **expected != digest) {
+        if let Some(expected) = expected.filter(|expected| **expected != digest) {
             return Err(Error::DigestMismatch {
                 url: shown(url),
                 expected: expected.clone(),
@@ -117,6 +124,7 @@ impl Question<'_> {
         let limit = self.server.inner.settings.max_manifest_size;
         let call = Call::get(url.clone()).headers(accept());
         let (answer, bytes) = self.server.read(&call, &Scopes::pull(self.name), limit).await?;
+        answer.encoded().map_err(|reason| Error::BadResponse { url: shown(url), reason })?;
         let digest = match self.reference.digest() {
             None => sha256(&bytes),
             Some(expected) => checked(&bytes, expected, url)?,
@@ -187,7 +195,7 @@ fn kind(header: Option<&str>, bytes: &[u8]) -> Result<String, Unusable> {
         None => return none("it lists nothing"),
     };
     if let Some(own) = own.filter(|own| *own != kind) {
-        return none(&format!("it says to be {own}, and was sent as {kind}"));
+        return none(&format!("it says to be {}, and was sent as {kind}", line(own)));
     }
     // Bytes that mean one thing to one client and another to the next (CVE-2021-41190).
     let index = is_index(&MediaType::from(kind.as_str()));

@@ -19,6 +19,8 @@ use crate::{
 pub(super) struct Server {
     pub(super) inner: Arc<Inner>,
     pub(super) endpoint: Arc<Endpoint>,
+    /// Whether it only stands for the registry, which can be asked instead: it is a mirror.
+    pub(super) replaceable: bool,
 }
 
 /// One repository of one registry: what all requests of a pull have in common.
@@ -33,10 +35,6 @@ pub(super) struct Repository {
 }
 
 impl Server {
-    pub(super) fn new(inner: Arc<Inner>, endpoint: Endpoint) -> Self {
-        Self { inner, endpoint: Arc::new(endpoint) }
-    }
-
     /// A URL below this server's base. `path` is made of checked names and needs no escaping.
     pub(super) fn url(&self, path: &str) -> Url {
         let mut url = self.endpoint.url.clone();
@@ -90,23 +88,50 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// That of the last server, which is the registry itself unless the configuration leaves it out.
+    /// That of the registry itself if it was asked, else that of the last server.
     pub(super) async fn first<T, Fut: Future<Output = Result<T>>>(
         &self,
         servers: Vec<Server>,
         ask: impl Fn(Server) -> Fut,
     ) -> Result<T> {
-        let mut servers = servers.into_iter().peekable();
-        while let Some(server) = servers.next() {
-            let name = server.endpoint.name();
-            match ask(server).await {
-                Err(error) if servers.peek().is_some() => {
-                    tracing::warn!(server = name, %error, "asking the next server");
-                }
-                answer => return answer,
+        let mut failure = Failure::default();
+        for server in servers {
+            match ask(server.clone()).await {
+                Ok(answer) => return Ok(answer),
+                // Mirrors that are down, which are all that is left, know no better.
+                Err(error) if !server.replaceable && !error.is_transient() => return Err(error),
+                Err(error) => failure.add(&server, error),
             }
         }
-        unreachable!("a list of able servers is not empty, and the last one answers")
+        Err(failure.into())
+    }
+}
+
+/// What several servers that were asked in turn answered: the registry's own words count, not those of its mirrors.
+#[derive(Default)]
+pub(super) struct Failure {
+    error: Option<Error>,
+    /// Whether the error is the registry's own.
+    own: bool,
+}
+
+impl Failure {
+    /// Takes note of what the server that was asked last answered.
+    pub(super) fn add(&mut self, server: &Server, error: Error) {
+        let name = server.endpoint.name();
+        match server.replaceable {
+            true => tracing::warn!(server = name, %error, "a mirror failed"),
+            false => tracing::debug!(server = name, %error, "a server failed"),
+        }
+        if !server.replaceable || !self.own {
+            (self.error, self.own) = (Some(error), !server.replaceable);
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        failure.error.expect("a list of servers that may be asked is not empty")
     }
 }
 
@@ -121,7 +146,9 @@ mod tests {
         let mut endpoint = Endpoint::new("https://mirror.example/prefix/v2/".parse().expect("a URL"));
         endpoint.namespace = Some("docker.io".into());
 
-        let url = Server::new(registry.inner.clone(), endpoint).url("library/redis/manifests/7");
+        let server =
+            Server { inner: registry.inner.clone(), endpoint: Arc::new(endpoint), replaceable: true };
+        let url = server.url("library/redis/manifests/7");
 
         assert_eq!(url.as_str(), "https://mirror.example/prefix/v2/library/redis/manifests/7?ns=docker.io");
     }

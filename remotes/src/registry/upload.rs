@@ -1,6 +1,6 @@
 //! The upload of one blob: mounted, in one request, or in chunks that are resumed (distribution spec, "Pushing blobs").
 
-use std::io;
+use std::{io, time::Duration};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -17,12 +17,16 @@ use super::{
     RegistryPusher, Server,
     auth::Scopes,
     exchange::{Answer, Call},
+    request::Failed,
     retry::Attempts,
 };
 use crate::{Error, Pushed, Result, url::shown};
 
 /// The least that a registry wants in a chunk.
 const CHUNK_MIN: &str = "oci-chunk-min-length";
+/// How many bytes per second a registry must at least get through when it checks and stores a whole blob at the end of its
+/// upload. Storage in the cloud is not fast at that.
+const COMMIT_RATE: u64 = 16 << 20;
 /// The largest chunk that is held in memory because a registry wants it, in bytes.
 const LARGEST_CHUNK: u64 = 64 << 20;
 
@@ -54,7 +58,10 @@ struct Upload<'a> {
 /// Where an upload goes on, and how much it wants at a time.
 struct Session {
     location: Url,
+    /// How much is sent in one request, in bytes.
     chunk: u64,
+    /// The least that the registry wants in all requests but the last.
+    least: u64,
 }
 
 impl Upload<'_> {
@@ -68,6 +75,8 @@ impl Upload<'_> {
         match self.server().request(&Call::new(Method::HEAD, url), &self.scopes).await {
             Ok(_) => Ok(true),
             Err(Error::NotFound { .. }) => Ok(false),
+            // A registry that does not take this method. If it takes nothing else either, it will say why.
+            Err(error @ Error::Status { .. }) if !error.is_transient() => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -84,15 +93,12 @@ impl Upload<'_> {
             Ok(answer) => {
                 // It began an upload instead. Ours begins when all other repositories have been asked.
                 if let Ok(location) = location(&answer) {
-                    let cancel = Call::new(Method::DELETE, location);
-                    let _ = self.server().request_up_to(1, &cancel, &self.scopes).await;
+                    self.cancel(location).await;
                 }
                 Ok(false)
             }
             // Who may not read there, or has nothing there, sends the bytes.
-            Err(
-                Error::Unauthorized { .. } | Error::NotFound { .. } | Error::Status { status: 400..500, .. },
-            ) => Ok(false),
+            Err(Error::Unauthorized { .. } | Error::NotFound { .. } | Error::Status { .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -101,47 +107,71 @@ impl Upload<'_> {
         self.server().url(&format!("{}/blobs/uploads/", self.pusher.repository))
     }
 
-    /// Sends the blob, and begins anew what breaks as long as it is in memory.
+    /// Sends the blob. An upload that cannot succeed is cancelled.
     async fn send(&self, mut source: Source<'_>) -> Result<()> {
-        let size = self.descriptor.size();
+        // A source that cannot even begin leaves nothing behind.
+        let mut chunk = Chunk::default();
+        chunk.fill(&mut source, self.server().inner.settings.upload_chunk.get() as u64).await?;
         let mut session = self.begin().await?;
-        let mut chunk = Chunk { start: 0, bytes: source.take(session.chunk).await?, sent: 0 };
+        let sent = self.send_to(&mut session, chunk, source).await;
+        if sent.as_ref().is_err_and(|error| !error.is_transient()) {
+            self.cancel(session.location).await;
+        }
+        sent
+    }
+
+    /// Sends this chunk and what follows. What breaks is resumed, or begun anew as long as all of it is in memory.
+    async fn send_to(&self, session: &mut Session, mut chunk: Chunk, mut source: Source<'_>) -> Result<()> {
+        let size = self.descriptor.size();
         let settings = &self.server().inner.settings;
         let mut attempts = Attempts::new(settings, true);
+        if chunk.end() < size {
+            chunk.fill(&mut source, session.chunk).await?;
+        }
         loop {
+            if chunk.arrived() == chunk.end() && chunk.end() < size {
+                chunk = chunk.next();
+                chunk.fill(&mut source, session.chunk).await?;
+            }
             let whole = chunk.start == 0 && chunk.end() == size;
-            let outcome = match whole {
-                true => self.finish(&session, chunk.bytes.clone()).await.map(|()| None),
-                false => self.patch(&session, &chunk).await.map(Some),
+            let complete = whole || chunk.arrived() == size;
+            let outcome = match complete {
+                true => self.finish(session, chunk.rest()).await,
+                false => self.patch(session, &chunk).await,
             };
-            match outcome {
-                Ok(None) => return Ok(()),
-                Ok(Some(location)) => {
-                    session.location = location;
-                    attempts = Attempts::new(settings, true);
-                    if chunk.end() == size {
-                        return self.finish(&session, vec![]).await;
-                    }
-                    chunk = Chunk { start: chunk.end(), bytes: source.take(session.chunk).await?, sent: 0 };
+            let Err(Failed { error, asked, .. }) = outcome else {
+                if complete {
+                    return Ok(());
                 }
-                Err(error) => {
-                    let Some(wait) = attempts.after(&error, None) else {
-                        return Err(error);
-                    };
-                    tracing::debug!(%error, ?wait, digest = %self.descriptor.digest(), "resuming an upload");
-                    sleep(wait).await;
-                    match self.offset(&session).await {
-                        Some(offset) if !whole && (chunk.start..=chunk.end()).contains(&offset) => {
-                            chunk.sent = offset - chunk.start;
-                        }
-                        _ if chunk.start == 0 => (session, chunk.sent) = (self.begin().await?, 0),
-                        _ => {
-                            return Err(Error::UploadLost {
-                                digest: self.descriptor.digest().clone(),
-                                url: shown(&self.uploads()),
-                            });
-                        }
+                attempts = Attempts::new(settings, true);
+                chunk.sent = chunk.length();
+                continue;
+            };
+            let Some(wait) = attempts.after(&error, asked) else {
+                return Err(error);
+            };
+            tracing::debug!(%error, ?wait, digest = %self.descriptor.digest(), "resuming an upload");
+            sleep(wait).await;
+            match self.arrived(session).await {
+                Some(arrived) if !whole && chunk.resumes_at(arrived) => {
+                    if arrived > chunk.arrived() {
+                        attempts = Attempts::new(settings, true);
                     }
+                    chunk.sent = arrived - chunk.start;
+                    if arrived < chunk.end() {
+                        let least = session.least.min(size - arrived);
+                        chunk.fill(&mut source, chunk.sent + least).await?;
+                    }
+                }
+                found if chunk.start == 0 => {
+                    if found.is_some() {
+                        self.cancel(session.location.clone()).await;
+                    }
+                    (*session, chunk.sent) = (self.begin().await?, 0);
+                }
+                _ => {
+                    let (digest, url) = (self.descriptor.digest().clone(), shown(&self.uploads()));
+                    return Err(Error::UploadLost { digest, url });
                 }
             }
         }
@@ -151,71 +181,89 @@ impl Upload<'_> {
         let answer = self
             .server()
             .request(&Call::new(Method::POST, self.uploads()).body(vec![]), &self.scopes)
-            .await?;
+            .await
+            .map_err(|error| match error {
+                Error::NotFound { url, .. } => {
+                    let name = format!("{}/{}", self.server().endpoint.name(), self.pusher.repository);
+                    Error::NotFound { name, url }
+                }
+                error => error,
+            })?;
         let wanted = answer.header(CHUNK_MIN).and_then(|least| least.parse::<u64>().ok()).unwrap_or_default();
         if wanted > LARGEST_CHUNK && self.descriptor.size() > LARGEST_CHUNK {
             let reason = format!("it wants chunks of {wanted} bytes; {LARGEST_CHUNK} is the limit");
             return Err(Error::BadResponse { url: shown(&answer.url), reason });
         }
         let own = self.server().inner.settings.upload_chunk.get() as u64;
-        Ok(Session { location: location(&answer)?, chunk: own.max(wanted) })
+        Ok(Session { location: location(&answer)?, chunk: own.max(wanted), least: wanted })
     }
 
-    /// Sends what is left of a chunk, and gives the place of the next one.
-    async fn patch(&self, session: &Session, chunk: &Chunk) -> Result<Url> {
-        let (start, end) = (chunk.start + chunk.sent, chunk.end());
-        if start == end {
-            return Ok(session.location.clone());
-        }
+    /// Sends what is left of a chunk.
+    async fn patch(&self, session: &mut Session, chunk: &Chunk) -> Result<(), Failed> {
         let mut call = Call::new(Method::PATCH, session.location.clone()).body(chunk.rest());
         call.headers.insert(CONTENT_TYPE, octets());
-        let range = format!("{start}-{}", end - 1);
+        let range = format!("{}-{}", chunk.arrived(), chunk.end() - 1);
         call.headers
             .insert(CONTENT_RANGE, HeaderValue::from_str(&range).expect("a range is printable ASCII"));
         // A part of it may be there after a failure, so it is not simply sent again.
-        let answer =
-            self.server().request_up_to(1, &call, &self.scopes).await.map_err(|error| self.lost(error))?;
-        location(&answer)
+        let answer = self.server().attempt(&call, &self.scopes).await.map_err(|failed| self.lost(failed))?;
+        session.location = location(&answer)?;
+        Ok(())
     }
 
     /// Completes the upload, with its last bytes.
-    async fn finish(&self, session: &Session, bytes: Vec<Bytes>) -> Result<()> {
+    async fn finish(&self, session: &Session, bytes: Vec<Bytes>) -> Result<(), Failed> {
         let mut url = session.location.clone();
         url.query_pairs_mut().append_pair("digest", self.descriptor.digest().as_ref());
-        let mut call = Call::new(Method::PUT, url).body(bytes);
+        let grace = Duration::from_secs(self.descriptor.size() / COMMIT_RATE);
+        let mut call = Call::new(Method::PUT, url).body(bytes).grace(grace);
         call.headers.insert(CONTENT_TYPE, octets());
-        let Err(error) = self.server().request_up_to(1, &call, &self.scopes).await else {
+        let Err(failed) = self.server().attempt(&call, &self.scopes).await else {
             return Ok(());
         };
-        let error = self.lost(error);
-        // The answer may have been lost on its way, and not the blob.
-        match error.is_transient() && self.is_there().await? {
+        let failed = self.lost(failed);
+        // The answer may have been lost on its way, and not the blob. Who asks us to wait has not lost it.
+        let unclear = failed.error.is_transient() && failed.asked.is_none();
+        match unclear && self.is_there().await? {
             true => Ok(()),
-            false => Err(error),
+            false => Err(failed),
         }
     }
 
-    /// How many bytes have arrived. `None` if the upload is lost.
-    async fn offset(&self, session: &Session) -> Option<u64> {
+    /// How many bytes have arrived. `None` if the upload is lost. It goes on where this answer says.
+    async fn arrived(&self, session: &mut Session) -> Option<u64> {
         let answer = self.server().request(&Call::get(session.location.clone()), &self.scopes).await.ok()?;
         let (first, last) = answer.header(RANGE)?.trim_start_matches("bytes=").split_once('-')?;
-        // `0-0` is what registries say of an empty upload, too. One byte more or less is found out by the next request.
         let last = last.parse::<u64>().ok().filter(|_| first == "0")?;
-        Some(if last == 0 { 0 } else { last.checked_add(1)? })
+        if let Ok(location) = location(&answer) {
+            session.location = location;
+        }
+        last.checked_add(1)
+    }
+
+    /// Tells the registry that an upload will not go on. It may not care.
+    async fn cancel(&self, location: Url) {
+        if let Err(Failed { error, .. }) =
+            self.server().attempt(&Call::new(Method::DELETE, location), &self.scopes).await
+        {
+            tracing::debug!(%error, "cannot cancel an upload");
+        }
     }
 
     /// An upload that the registry does not know, or knows otherwise, may be begun anew.
-    fn lost(&self, error: Error) -> Error {
-        match error {
+    fn lost(&self, failed: Failed) -> Failed {
+        let error = match failed.error {
             Error::NotFound { url, .. } | Error::Status { status: 416, url, .. } => {
                 Error::UploadLost { digest: self.descriptor.digest().clone(), url }
             }
             error => error,
-        }
+        };
+        Failed { error, ..failed }
     }
 }
 
 /// A part of the blob that is in memory.
+#[derive(Default)]
 struct Chunk {
     /// Where in the blob it begins.
     start: u64,
@@ -225,8 +273,39 @@ struct Chunk {
 }
 
 impl Chunk {
+    /// An empty one that follows this one, whose bytes are not needed any more.
+    fn next(self) -> Self {
+        Self { start: self.end(), ..Self::default() }
+    }
+
+    /// Takes bytes from the source until it has that many, if the blob has as many.
+    async fn fill(&mut self, source: &mut Source<'_>, most: u64) -> Result<()> {
+        let missing = most.saturating_sub(self.length());
+        if missing > 0 {
+            self.bytes.extend(source.take(missing).await?);
+        }
+        Ok(())
+    }
+
+    fn length(&self) -> u64 {
+        self.bytes.iter().map(|bytes| bytes.len() as u64).sum()
+    }
+
+    /// Where in the blob it ends.
     fn end(&self) -> u64 {
-        self.start + self.bytes.iter().map(|bytes| bytes.len() as u64).sum::<u64>()
+        self.start + self.length()
+    }
+
+    /// How many of the blob's bytes have arrived.
+    fn arrived(&self) -> u64 {
+        self.start + self.sent
+    }
+
+    /// Whether an upload of which so many bytes have arrived goes on within it.
+    fn resumes_at(&self, arrived: u64) -> bool {
+        // `0-0` is what registries say of one byte and of an empty upload, too.
+        let unclear = self.start == 0 && arrived == 1;
+        !unclear && (self.start..=self.end()).contains(&arrived)
     }
 
     /// The bytes that have not arrived.

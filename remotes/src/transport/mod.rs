@@ -28,8 +28,8 @@ pub trait Transport: fmt::Debug + Send + Sync {
     async fn send(&self, request: Request) -> Result<Response<ByteStream>, TransportError>;
 }
 
-/// A request for a [`Transport`].
-#[derive(Debug)]
+/// A request for a [`Transport`]. Its `Debug` form shows no secret: neither the URL's query, which may be signed, nor headers
+/// that are marked as sensitive.
 #[non_exhaustive]
 pub struct Request {
     /// Such as `GET`.
@@ -58,6 +58,18 @@ impl Request {
     /// Sets the body.
     pub fn body(self, body: Body) -> Self {
         Self { body, ..self }
+    }
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("method", &self.method)
+            .field("url", &crate::url::shown(&self.url))
+            .field("headers", &self.headers)
+            .field("body", &self.body)
+            .field("connection", &self.connection)
+            .finish()
     }
 }
 

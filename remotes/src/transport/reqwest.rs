@@ -13,6 +13,10 @@ use async_trait::async_trait;
 use futures::TryStreamExt;
 use http::{Response, header::CONTENT_LENGTH};
 use reqwest::{Certificate, Client, ClientBuilder, Identity, Proxy, redirect::Policy};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use tokio::sync::OnceCell;
 use windlass_content::ByteStream;
 
@@ -74,11 +78,7 @@ impl Transport for Reqwest {
                 outgoing.header(CONTENT_LENGTH, length).body(reqwest::Body::wrap_stream(stream))
             }
         };
-        let incoming = outgoing.send().await.map_err(|error| {
-            let connect = error.is_connect();
-            let source = innermost(&error.without_url());
-            if connect { TransportError::Connect(source) } else { TransportError::Broken(source) }
-        })?;
+        let incoming = outgoing.send().await.map_err(failure)?;
         let (status, headers) = (incoming.status(), incoming.headers().clone());
         let body = incoming.bytes_stream().map_err(|error| innermost(&error.without_url()));
         let mut response = Response::new(Box::pin(body) as ByteStream);
@@ -150,10 +150,17 @@ fn tls(
     skip_verify: bool,
 ) -> Result<ClientBuilder, TransportError> {
     for path in roots {
-        let certificates = Certificate::from_pem_bundle(&read(path)?)
-            .map_err(|error| bad_pem(path, &error, "certificates"))?;
+        let pem = read(path)?;
+        let certificates =
+            Certificate::from_pem_bundle(&pem).map_err(|error| bad_pem(path, &error, "certificates"))?;
         if certificates.is_empty() {
             return Err(setup(format!("{} holds no certificate in PEM form", path.display())));
+        }
+        // The client looks into them only when all are there, and does not say which is broken.
+        for certificate in CertificateDer::pem_slice_iter(&pem).flatten() {
+            RootCertStore::empty().add(certificate).map_err(|error| {
+                setup(format!("{} holds a certificate that cannot be trusted: {error}", path.display()))
+            })?;
         }
         builder = builder.tls_certs_merge(certificates);
     }
@@ -166,6 +173,34 @@ fn read(path: &Path) -> Result<Vec<u8>, TransportError> {
 
 fn bad_pem(path: &Path, error: &reqwest::Error, what: &str) -> TransportError {
     setup(format!("{} does not hold {what} in PEM form: {}", path.display(), innermost(error)))
+}
+
+/// Why there is no answer. A certificate that is not trusted will not be trusted a moment later either.
+fn failure(error: reqwest::Error) -> TransportError {
+    let (connect, error) = (error.is_connect(), error.without_url());
+    let source = innermost(&error);
+    let untrusted = is_untrusted(&error);
+    match (untrusted, connect) {
+        (true, _) => {
+            setup(format!("{source}; trust its authority with `ca` in hosts.toml, or on the system"))
+        }
+        (false, true) => TransportError::Connect(source),
+        (false, false) => TransportError::Broken(source),
+    }
+}
+
+/// Whether the other side's certificate was refused.
+fn is_untrusted(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let tls = inner.and_then(|inner| inner.downcast_ref()).or_else(|| cause.downcast_ref());
+        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
 }
 
 fn setup(reason: String) -> TransportError {

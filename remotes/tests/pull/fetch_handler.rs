@@ -1,6 +1,12 @@
 //! What the fetch handler promises, with a fetcher that breaks on demand.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -50,4 +56,46 @@ async fn what_is_there_is_not_fetched() {
     let answer = FetchHandler::new(Arc::new(never), store).handle(&node).await;
 
     assert_eq!(answer.expect("it is there"), Next::Visit(vec![]));
+}
+
+#[tokio::test]
+async fn a_wrong_part_that_an_earlier_pull_left_does_not_fail_the_next_one() {
+    // Given an ingest of which the first ten bytes are wrong.
+    let (_folder, store) = crate::support::store();
+    let node = Descriptor::new(MediaType::ImageLayer, BLOB.len() as u64, sha256(BLOB));
+    let calls = Arc::new(AtomicUsize::new(0));
+    let (counter, broken) = (calls.clone(), || Err(io::ErrorKind::ConnectionReset.into()));
+    let fetcher = from_fn(move |_, from| {
+        let call = counter.fetch_add(1, Ordering::Relaxed);
+        let body = match call {
+            0 => stream::iter(vec![Ok(Bytes::from_static(b"ten wrong!")), broken()]).boxed(),
+            1 => stream::iter(vec![broken()]).boxed(),
+            _ => pieces(from, BLOB.len()),
+        };
+        async move { Ok(body) }
+    });
+    let handler = FetchHandler::new(Arc::new(fetcher), store.clone());
+    handler.handle(&node).await.expect_err("the second stream gives nothing");
+
+    handler.handle(&node).await.expect("it starts over");
+
+    assert_eq!(store.read(&node, 100).await.expect("it is there"), BLOB);
+    assert_eq!(calls.load(Ordering::Relaxed), 4, "the rest, and then all of it");
+}
+
+#[tokio::test]
+async fn wrong_bytes_are_asked_for_no_more_than_once() {
+    let (_folder, store) = crate::support::store();
+    let node = Descriptor::new(MediaType::ImageLayer, BLOB.len() as u64, sha256(b"another blob"));
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counter = calls.clone();
+    let fetcher = from_fn(move |_, from| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        async move { Ok(pieces(from, BLOB.len())) }
+    });
+
+    let error = FetchHandler::new(Arc::new(fetcher), store).handle(&node).await.expect_err("it is another");
+
+    assert!(error.to_string().contains("is damaged"), "{error}");
+    assert_eq!(calls.load(Ordering::Relaxed), 1);
 }

@@ -1,0 +1,183 @@
+//! Removing what nothing needs any more, beside whatever else is going on.
+//!
+//! ```text
+//! begin ──▶ policies drop names ──▶ mark: images, leases ──▶ sweep, a few at a time:
+//!                                                             enter the gate, mark what is new,
+//!                                                             remove what is still dead, leave
+//! ```
+//!
+//! **What stays.** At the end of a collection all of this is there, if it was there at its start or came since:
+//! what is below an image that is listed, a blob, tree or snapshot that a lease has held at any moment since the
+//! collection began, manifests whose `subject` stays, with all that is below them, and snapshots that are in use, or are the
+//! layers of an image that stays, with their parents.
+//!
+//! **Why.** Three sentences carry it:
+//!
+//! 1. Whoever needs a blob holds it *before* looking whether it is there, and until a name that is recorded (or another
+//!    lease) holds it. Holding and removing both happen inside the gate, so one comes first: if it is the
+//!    holding, then the collection sees it before it removes anything more; if it is the removing, then the blob is
+//!    not there for the one who looks, who fetches it.
+//! 2. While a collection runs, nothing that was held is forgotten: what a lease held outlives the lease until the collection
+//!    ends. So it does not matter when, between two looks, a pull begins or ends.
+//! 3. Before each removal, inside the gate, the collection reads what was recorded and held since it last looked, and marks it.
+//!    The first mark is thus only an estimate, and may be as slow, and as old, as it likes.
+//!
+//! What was put into the content store without a lease, or recorded without one, may be taken. [`Store::tag`]
+//! needs none: it copies a name that is listed in one step.
+//!
+//! **What it costs others.** Readers nothing: they never enter the gate, and a blob that is open can be read on. Who takes or
+//! extends a lease waits for a moment: 20 ms and one removal more, or, if images are recorded faster than they can be
+//! marked, until those few are. Deleting inside the gate only unlinks: large blobs are kept open meanwhile, so that
+//! their space is freed after leaving.
+//!
+//! A collection that dies leaves nothing to repair. The next one does the rest.
+
+mod ingests;
+mod mark;
+mod policy;
+mod report;
+mod roots;
+mod snapshots;
+mod sweep;
+
+use std::{fs::File, sync::Arc, time::Duration};
+
+use futures::TryStreamExt;
+use windlass_content::Info;
+
+use self::{mark::Marked, sweep::Sweep};
+pub use self::{
+    policy::{Policy, Sizes, choose},
+    report::{Blob, Ingest, Report, SnapshotName},
+    snapshots::{Collector, Snapshot},
+};
+use crate::{Result, Store, gate};
+
+/// What to do in one collection.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// Removes nothing, and reports what would be. False by default.
+    pub dry_run: bool,
+    /// Which names to drop first. None by default.
+    pub policy: Policy,
+    /// Discards ingests that got no bytes for this long, and that no lease holds. 24 hours by default.
+    pub idle_ingests: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let day = Duration::from_secs(24 * 60 * 60);
+        Self { dry_run: false, policy: Policy::default(), idle_ingests: day }
+    }
+}
+
+impl Options {
+    /// Sets whether only to report.
+    pub fn dry_run(self, dry_run: bool) -> Self {
+        Self { dry_run, ..self }
+    }
+
+    /// Sets which names to drop first.
+    pub fn policy(self, policy: Policy) -> Self {
+        Self { policy, ..self }
+    }
+
+    /// Sets after how long without bytes an ingest is discarded.
+    pub fn idle_ingests(self, idle_ingests: Duration) -> Self {
+        Self { idle_ingests, ..self }
+    }
+}
+
+/// A garbage collector of content, and of the snapshots that it is told of.
+#[derive(Clone, Debug)]
+pub struct Gc {
+    store: Store,
+    content: Arc<dyn windlass_content::Store>,
+    collectors: Vec<Arc<dyn Collector>>,
+}
+
+impl Gc {
+    /// Collects what neither an image of `store` nor a lease needs of `content`.
+    ///
+    /// All who share the content must share the store.
+    pub fn new(store: Store, content: Arc<dyn windlass_content::Store>) -> Self {
+        Self { store, content, collectors: Vec::new() }
+    }
+
+    /// Collects snapshots, too. Without collectors, no configs are read.
+    pub fn collector(mut self, collector: impl Collector + 'static) -> Self {
+        self.collectors.push(Arc::new(collector));
+        self
+    }
+
+    /// Collects. Waits while another collection runs, in whatever process.
+    ///
+    /// Dropping the future stops it; what was removed until then stays removed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`](crate::Error::Database), [`Error::Io`](crate::Error::Io), [`Error::Content`](crate::Error::Content)
+    /// if content is there and cannot be read or deleted, [`Error::Collector`](crate::Error::Collector). A manifest
+    /// that is damaged is none: it counts as having nothing below it.
+    pub async fn run(&self, options: &Options) -> Result<Report> {
+        let lock = gate::collecting(self.store.folder()).await?;
+        self.collect(options, lock).await
+    }
+
+    /// As [`run`](Self::run), but does nothing and gives `None` while another collection runs.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
+    pub async fn try_run(&self, options: &Options) -> Result<Option<Report>> {
+        match gate::try_collecting(self.store.folder()).await? {
+            Some(lock) => self.collect(options, lock).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn collect(&self, options: &Options, _running: File) -> Result<Report> {
+        let mut report = Report { dry_run: options.dry_run, ..Report::default() };
+        let (cursor, leases) = roots::begin(&self.store, options.dry_run).await?;
+        report.leases = leases.dead.into_iter().map(|it| it.id).collect();
+        report.images = self.drop_names(options).await?;
+
+        let mut marked = Marked::new(self.content.clone(), !self.collectors.is_empty());
+        for lease in &leases.alive {
+            marked.hold(&lease.resources).await?;
+        }
+        self.mark_images(&mut marked, &report.images).await?;
+        let candidates = self.unmarked(&marked).await?;
+        marked.find_referrers(&candidates).await?;
+
+        let mut sweep = Sweep::new(self, marked, cursor, options.dry_run, &mut report);
+        for collector in &self.collectors {
+            sweep.snapshots(collector).await?;
+        }
+        sweep.blobs(candidates).await?;
+        sweep.ingests(options.idle_ingests).await?;
+        if !options.dry_run {
+            roots::end(&self.store).await?;
+        }
+        Ok(report)
+    }
+
+    /// Marks all images but the dropped ones, which a dry run still finds listed.
+    async fn mark_images(&self, marked: &mut Marked, dropped: &[String]) -> Result<()> {
+        let mut after = None;
+        loop {
+            let page = roots::targets(&self.store, after.take()).await?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(last.clone());
+            let roots = page.into_iter().filter(|(name, _)| dropped.binary_search(name).is_err());
+            marked.mark(roots.map(|(_, target)| (&target).into())).await?;
+        }
+    }
+
+    /// What is there, and was not marked.
+    async fn unmarked(&self, marked: &Marked) -> Result<Vec<Info>> {
+        let all = self.content.walk(windlass_content::Filter::default());
+        Ok(all.try_filter(|it| std::future::ready(!marked.has(&it.digest))).try_collect().await?)
+    }
+}
