@@ -92,6 +92,35 @@ async fn labels_without_a_blob_are_swept_and_others_stay() {
     assert_eq!(store.info(kept.digest()).await.expect("it is there").labels, labels);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn updates_of_several_processes_never_mix() {
+    let (folder, store) = store();
+    let blob = put(&store, b"content").await;
+    let set = |name: &str| -> Labels { (0..20).map(|at| (format!("key {at}"), name.to_owned())).collect() };
+    store.update(blob.digest(), set("first")).await.expect("it is there");
+    let updaters: Vec<_> = (0..4)
+        .map(|at| {
+            let other = LocalStore::open(folder.path(), Options::default()).expect("it is there");
+            let (digest, labels) = (blob.digest().clone(), set(&format!("updater {at}")));
+            tokio::spawn(async move {
+                for _ in 0..25 {
+                    let info = other.update(&digest, labels.clone()).await.expect("it is there");
+                    assert_eq!(info.labels, labels);
+                }
+            })
+        })
+        .collect();
+
+    while !updaters.iter().all(tokio::task::JoinHandle::is_finished) {
+        let labels = store.info(blob.digest()).await.expect("it is there").labels;
+        assert_eq!(labels, set(&labels["key 0"]), "they are of one updater");
+    }
+
+    for updater in updaters {
+        updater.await.expect("no updater panics");
+    }
+}
+
 #[tokio::test]
 async fn a_blob_without_labels_has_no_other_file() {
     let (folder, store) = store();

@@ -276,7 +276,7 @@ impl Store for LocalStore {
 ///
 /// [`open`](Provider::open) waits until the blob is there or the store (or a clone of it) begins to take it in. Reads then
 /// wait for the bytes. A damaged blob is waited for as if it were missing. The end of the blob is only reported once the blob is verified and committed; if its writer gives up,
-/// reads fail with [`Error::Abandoned`] inside an [`io::Error`].
+/// reads fail with [`Error::Abandoned`] inside an [`io::Error`](std::io::Error).
 #[derive(Clone, Debug)]
 pub struct Following {
     store: LocalStore,
