@@ -8,6 +8,8 @@
 //! Fetched bytes are the truth: manifests and configs are read through lenient [`view`]s, and never written
 //! again.
 
+#[doc(hidden)]
+pub mod archive;
 mod chain;
 mod children;
 mod dispatch;
