@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// How deep indexes may be in each other.
-const MAX_DEPTH: usize = 8;
+pub(crate) const MAX_DEPTH: usize = 8;
 
 /// One platform's image: its manifest and config, read and checked against each other.
 #[derive(Clone, Debug, PartialEq, Eq)]

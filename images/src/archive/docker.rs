@@ -12,6 +12,9 @@ use super::Named;
 /// The name of the file that lists the images.
 pub const MANIFEST: &str = "manifest.json";
 
+/// The most images in one archive: each has a config to be read.
+pub const MAX_IMAGES: usize = 1024;
+
 /// One image of `manifest.json`, as files of the archive.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]

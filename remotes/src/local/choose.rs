@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use windlass_images::archive::Named;
+use oci_spec::image::Digest;
+use windlass_images::archive::{Named, choose_names, recorded_names};
 use windlass_reference::Reference;
 
 use crate::{Error, Result};
@@ -55,12 +56,26 @@ pub(super) fn choose<'a>(path: &Path, names: &'a [Named], wanted: &Wanted) -> Re
     Ok((first, recorded))
 }
 
+/// All names that are wanted.
+pub(super) fn choose_all<'a>(path: &Path, names: &'a [Named], wanted: &[String]) -> Result<Vec<&'a Named>> {
+    if names.is_empty() {
+        return Err(not_found(path, names, &Wanted::Only));
+    }
+    choose_names(names, wanted).map_err(|text| not_found(path, names, &Wanted::Text(text.into())))
+}
+
+/// What each of the chosen names, which stand for these digests, is recorded as.
+pub(super) fn recorded_all(path: &Path, chosen: &[(&Named, &Digest)]) -> Vec<String> {
+    let names = recorded_names(chosen, Some(&base(path)));
+    names.into_iter().map(|name| name.expect("with a base, everything has a name")).collect()
+}
+
 /// What images that have only a tag are called after.
-pub(super) fn base(path: &Path) -> String {
+fn base(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-pub(super) fn not_found(path: &Path, names: &[Named], wanted: &Wanted) -> Error {
+fn not_found(path: &Path, names: &[Named], wanted: &Wanted) -> Error {
     let name = match wanted {
         Wanted::Only => "an image".to_owned(),
         Wanted::Text(text) => text.clone(),

@@ -1,19 +1,21 @@
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     io::Read,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use oci_spec::image::{Descriptor, Digest, MediaType};
 use windlass_content::{
     Blob, ByteStream,
     hash::{Hasher, sha256},
 };
 use windlass_images::{
-    archive::docker::{MANIFEST, Saved, layer_type, make_manifest},
+    archive::{
+        Named,
+        docker::{MANIFEST, MAX_IMAGES, Saved, layer_type, make_manifest},
+    },
     view::Config,
 };
 use windlass_reference::Reference;
@@ -21,7 +23,7 @@ use windlass_reference::Reference;
 use super::{
     archive::Archive,
     blocking,
-    choose::{Wanted, choose},
+    choose::{Wanted, choose, choose_all, recorded_all},
     files::{BlobFetcher, Files, Span, not_found, wrong_size},
     hybrid,
     oci::{malformed, parse_json},
@@ -55,6 +57,9 @@ impl DockerArchive {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let files: Arc<dyn Files> = Arc::new(Archive::open(path.as_ref())?);
         let images: Vec<Saved> = parse_json(&*files, MANIFEST, &files.read(MANIFEST)?)?;
+        if images.len() > MAX_IMAGES {
+            return Err(files.refused(MANIFEST, format!("it lists more than {MAX_IMAGES} images")));
+        }
         Ok(Self { files, images: images.into() })
     }
 
@@ -70,6 +75,36 @@ impl DockerArchive {
     /// many layers as its config says.
     pub async fn resolve_tag(&self, tag: Option<&str>) -> Result<Resolved> {
         self.resolve_wanted(Wanted::text(tag)).await
+    }
+
+    /// Finds all images, under all of their names; those of `wanted` names, tags or IDs if there are any.
+    ///
+    /// An image without a name is recorded as `localhost/FILE`, or by its digest if there are several.
+    ///
+    /// # Errors
+    ///
+    /// As [`resolve_tag`](Self::resolve_tag), but several images are no error.
+    pub async fn resolve_all(&self, wanted: &[String]) -> Result<Vec<Resolved>> {
+        let (this, wanted) = (self.clone(), wanted.to_vec());
+        blocking(move || {
+            let names: Vec<_> =
+                this.images.iter().enumerate().flat_map(|(image, saved)| saved.names(image)).collect();
+            let chosen = choose_all(this.files.path(), &names, &wanted)?;
+            let mut opened = HashMap::new();
+            for name in &chosen {
+                if let Entry::Vacant(entry) = opened.entry(name.image) {
+                    entry.insert(open(&this.images[name.image], &this.files)?);
+                }
+            }
+            let chosen: Vec<_> =
+                chosen.into_iter().map(|name| (name, opened[&name.image].0.digest())).collect();
+            let resolved = |(name, (named, _)): (String, &(&Named, &Digest))| {
+                let (descriptor, fetcher) = opened[&named.image].clone();
+                Resolved { name, descriptor, fetcher }
+            };
+            Ok(recorded_all(this.files.path(), &chosen).into_iter().zip(&chosen).map(resolved).collect())
+        })
+        .await
     }
 
     async fn resolve_wanted(&self, wanted: Wanted) -> Result<Resolved> {
@@ -94,7 +129,9 @@ impl Resolver for DockerArchive {
 
 /// The image's manifest, and where it and all that it names can be fetched.
 fn open(saved: &Saved, files: &Arc<dyn Files>) -> Result<(Descriptor, Arc<dyn Fetcher>)> {
-    let config = files.read(&saved.config)?;
+    let config_span =
+        files.open(&saved.config)?.ok_or_else(|| files.refused(&saved.config, "it is missing"))?;
+    let config = config_span.read()?;
     let config_node = Descriptor::new(MediaType::ImageConfig, config.len() as u64, sha256(&config));
     if let Some(manifest) = hybrid::manifest_of(&**files, config_node.digest())? {
         return Ok((manifest, Arc::new(BlobFetcher(files.clone()))));
@@ -104,8 +141,8 @@ fn open(saved: &Saved, files: &Arc<dyn Files>) -> Result<(Descriptor, Arc<dyn Fe
     let layers = layers(saved, files, &config_node, &config, &mut blobs)?;
     let manifest = make_manifest(&config_node, &layers);
     let node = Descriptor::new(MediaType::ImageManifest, manifest.len() as u64, sha256(&manifest));
-    blobs.insert(config_node.digest().clone(), in_memory(config));
-    blobs.insert(node.digest().clone(), in_memory(manifest));
+    blobs.insert(config_node.digest().clone(), config_span.blob());
+    blobs.insert(node.digest().clone(), Blob::new(Arc::new(manifest), node.size()));
     Ok((node, Arc::new(SavedFetcher { path: files.path().into(), blobs })))
 }
 
@@ -142,11 +179,6 @@ fn layers(
         blobs.insert(digest, span.blob());
     }
     Ok(layers)
-}
-
-fn in_memory(bytes: Bytes) -> Blob {
-    let size = bytes.len() as u64;
-    Blob::new(Arc::new(bytes), size)
 }
 
 fn hash(layer: &Span) -> Result<Digest> {

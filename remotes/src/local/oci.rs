@@ -9,7 +9,7 @@ use windlass_reference::Reference;
 use super::{
     archive::Archive,
     blocking,
-    choose::{Wanted, choose},
+    choose::{Wanted, choose, choose_all, recorded_all},
     files::{BlobFetcher, Files},
     folder::Folder,
 };
@@ -45,6 +45,17 @@ impl OciLayout {
     pub async fn resolve_tag(&self, tag: Option<&str>) -> Result<Resolved> {
         self.layout.resolve(Wanted::text(tag)).await
     }
+
+    /// Finds all images, under all of their names; those of `wanted` tags, names or digests if there are any.
+    ///
+    /// An image without a name is recorded as `localhost/FOLDER`, or by its digest if there are several.
+    ///
+    /// # Errors
+    ///
+    /// As [`resolve_tag`](Self::resolve_tag), but several images are no error.
+    pub async fn resolve_all(&self, wanted: &[String]) -> Result<Vec<Resolved>> {
+        self.layout.resolve_all(wanted.to_vec()).await
+    }
 }
 
 #[async_trait]
@@ -79,6 +90,17 @@ impl OciArchive {
     /// As [`OciLayout::resolve_tag`].
     pub async fn resolve_tag(&self, tag: Option<&str>) -> Result<Resolved> {
         self.layout.resolve(Wanted::text(tag)).await
+    }
+
+    /// Finds all images, under all of their names; those of `wanted` tags, names or digests if there are any.
+    ///
+    /// An image without a name is recorded as `localhost/FILE`, or by its digest if there are several.
+    ///
+    /// # Errors
+    ///
+    /// As [`resolve_tag`](Self::resolve_tag), but several images are no error.
+    pub async fn resolve_all(&self, wanted: &[String]) -> Result<Vec<Resolved>> {
+        self.layout.resolve_all(wanted.to_vec()).await
     }
 }
 
@@ -118,6 +140,27 @@ impl Layout {
             // A name stands for content that is there and right.
             files.read_blob(root)?;
             Ok(Resolved { name, descriptor: bare(root), fetcher: Arc::new(BlobFetcher(files)) })
+        })
+        .await
+    }
+
+    async fn resolve_all(&self, wanted: Vec<String>) -> Result<Vec<Resolved>> {
+        let files = self.files.clone();
+        blocking(move || {
+            let roots = roots(read_index(&*files)?);
+            let names = names(&roots);
+            let chosen = choose_all(files.path(), &names, &wanted)?;
+            for name in &chosen {
+                files.read_blob(&roots[name.image])?;
+            }
+            let chosen: Vec<_> = chosen.into_iter().map(|name| (name, roots[name.image].digest())).collect();
+            let resolved = |(name, root): (String, usize)| Resolved {
+                name,
+                descriptor: bare(&roots[root]),
+                fetcher: Arc::new(BlobFetcher(files.clone())),
+            };
+            let images = chosen.iter().map(|(name, _)| name.image);
+            Ok(recorded_all(files.path(), &chosen).into_iter().zip(images).map(resolved).collect())
         })
         .await
     }

@@ -62,6 +62,29 @@ impl Source {
             Self::Registry(reference) => registry.resolve(reference).await,
         }
     }
+
+    /// As [`resolve`](Self::resolve), but gives all images of a local file, unless the text names one of them.
+    ///
+    /// # Errors
+    ///
+    /// Those of `registry`, or of opening the local file and of its `resolve_all`.
+    pub async fn resolve_all(&self, registry: &dyn Resolver) -> Result<Vec<Resolved>> {
+        match self {
+            Self::Oci(location) => {
+                let (opened, image) = location.open(OciLayout::open).await?;
+                opened.resolve_all(image.as_slice()).await
+            }
+            Self::OciArchive(location) => {
+                let (opened, image) = location.open(OciArchive::open).await?;
+                opened.resolve_all(image.as_slice()).await
+            }
+            Self::DockerArchive(location) => {
+                let (opened, image) = location.open(DockerArchive::open).await?;
+                opened.resolve_all(image.as_slice()).await
+            }
+            Self::Registry(reference) => Ok(vec![registry.resolve(reference).await?]),
+        }
+    }
 }
 
 /// Looks at the text only.
