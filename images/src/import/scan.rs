@@ -49,15 +49,13 @@ pub(super) struct Scanned {
 }
 
 impl Scanned {
-    /// The images of `index.json`; `None` if it is no layout.
+    /// The images of `index.json`; `None` if it is no layout. Beside `manifest.json`, the marker may be missing.
     pub(super) fn roots(&self) -> Result<Option<Vec<Descriptor>>> {
-        let (Some(marker), Some(index)) = (&self.marker, &self.index) else { return Ok(None) };
-        let marker: Marker = serde_json::from_slice(marker).map_err(|it| malformed(layout::MARKER, &it))?;
-        let version = marker.image_layout_version;
-        if version != layout::VERSION {
-            let supported = layout::VERSION;
-            let reason = format!("the layout has version {version:?}; {supported} is supported");
-            return Err(Error::Archive { reason });
+        let Some(index) = &self.index else { return Ok(None) };
+        match &self.marker {
+            Some(marker) => check_version(marker)?,
+            None if self.manifest.is_some() => {}
+            None => return Ok(None),
         }
         let listed = layout::parse_index(index).map_err(|error| {
             let reason = match error {
@@ -181,6 +179,17 @@ pub(super) fn cannot_read(source: io::Error) -> Error {
             Error::Archive { reason: source.to_string() }
         }
         _ => Error::Stream { op: "read", source },
+    }
+}
+
+fn check_version(marker: &[u8]) -> Result<()> {
+    let marker: Marker = serde_json::from_slice(marker).map_err(|it| malformed(layout::MARKER, &it))?;
+    let (version, supported) = (marker.image_layout_version, layout::VERSION);
+    match version == supported {
+        true => Ok(()),
+        false => Err(Error::Archive {
+            reason: format!("the layout has version {version:?}; {supported} is supported"),
+        }),
     }
 }
 
