@@ -15,12 +15,16 @@
 
 mod bundle;
 mod error;
+mod export;
+mod import;
 mod pull;
 mod windlass;
 
 pub use error::{Error, Result};
+pub use import::ImportOptions;
 pub use pull::{Platforms, PullOptions, Pulled};
 pub use windlass::{Builder, Windlass};
+pub use windlass_images::export::ExportOptions;
 
 pub use windlass_content as content;
 pub use windlass_images as images;

@@ -1,8 +1,11 @@
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use oci_spec::image::Descriptor;
 use windlass_images::{
-    ChainId, ChildrenHandler, HandlerExt, Image, Platform, Track, dispatch, media_type,
+    BoxError, ChainId, ChildrenHandler, Handler, HandlerExt, Image, Next, Platform, Track, dispatch,
+    import::check,
+    media_type,
     progress::{Event, Progress},
 };
 use windlass_reference::Reference;
@@ -80,6 +83,37 @@ pub struct Pulled {
     pub chain_id: Option<ChainId>,
 }
 
+/// What of an image must be where it is fetched from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All of the platforms that are asked for.
+    Platforms,
+    /// All of one platform: a local file may have an index that lists more.
+    WhatIsThere,
+}
+
+/// Fetches, and passes over manifests that need not be there.
+struct FetchPresent {
+    fetch: FetchHandler,
+    extent: Extent,
+}
+
+#[async_trait]
+impl Handler for FetchPresent {
+    async fn handle(&self, node: &Descriptor) -> Result<Next, BoxError> {
+        match self.fetch.handle(node).await {
+            Err(error)
+                if self.extent == Extent::WhatIsThere
+                    && media_type::is_manifest(node.media_type())
+                    && matches!(error.downcast_ref(), Some(windlass_remotes::Error::NotFound { .. })) =>
+            {
+                Ok(Next::Skip)
+            }
+            answer => answer,
+        }
+    }
+}
+
 impl Windlass {
     /// Pulls an image for this host, unpacks it while it arrives, and records its name last.
     ///
@@ -110,6 +144,16 @@ impl Windlass {
     ///
     /// As [`pull`](Self::pull).
     pub async fn pull_resolved(&self, resolved: Resolved, options: PullOptions) -> Result<Pulled> {
+        self.take(resolved, options, Extent::Platforms).await
+    }
+
+    /// As [`pull_resolved`](Self::pull_resolved), with a say in what may be missing.
+    pub(crate) async fn take(
+        &self,
+        resolved: Resolved,
+        options: PullOptions,
+        extent: Extent,
+    ) -> Result<Pulled> {
         let PullOptions { platforms, progress, unpack } = options;
         let Resolved { name, descriptor: target, fetcher } = resolved;
         if !media_type::is_index(target.media_type()) && !media_type::is_manifest(target.media_type()) {
@@ -124,9 +168,8 @@ impl Windlass {
             Platforms::All => children,
             one => children.platform(one.to_run()),
         };
-        let fetch = Track::new(progress.clone())
-            .then(FetchHandler::new(fetcher, store).progress(progress.clone()))
-            .then(children);
+        let fetch = FetchHandler::new(fetcher, store).progress(progress.clone());
+        let fetch = Track::new(progress.clone()).then(FetchPresent { fetch, extent }).then(children);
 
         if unpack {
             let unpacker =
@@ -139,6 +182,9 @@ impl Windlass {
             dispatch(fetch, target.clone(), self.concurrency()).await?;
         }
 
+        if extent == Extent::WhatIsThere {
+            check(self.content(), &name, &target, None).await?;
+        }
         let chain_id = match unpack {
             true => Image::open(self.content(), &target, &platforms.to_run()).await?.chain_id(),
             false => None,

@@ -171,8 +171,13 @@ async fn finish<S: Provider + Ingester>(
     Ok(imported.collect())
 }
 
-/// The manifests of an image that are whole.
-async fn check(
+/// The manifests of an image of which everything is there: the best one for `platform`, or all that are there, of which
+/// there must be one. `name` is for errors.
+///
+/// # Errors
+///
+/// [`Error::Incomplete`], [`Error::NoPlatform`], [`Error::Malformed`], [`Error::Content`].
+pub async fn check(
     provider: &dyn Provider,
     name: &str,
     target: &Descriptor,

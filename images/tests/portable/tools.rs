@@ -83,7 +83,11 @@ async fn skopeo_copies_what_is_exported_with_equal_digests() {
         assert!(manifest == image.blob(image.root.digest()), "{name}");
     }
     let layout = folder.path().join("layout");
-    skopeo_copy(&format!("oci-archive:{path}:v1"), &format!("oci:{}:v1", layout.display()), &[]);
+    skopeo_copy(
+        &format!("oci-archive:{path}:v1"),
+        &format!("oci:{}:v1", layout.display()),
+        &["--preserve-digests"],
+    );
     let index: Value = serde_json::from_slice(&fs::read(layout.join("index.json")).expect("skopeo wrote it"))
         .expect("it is JSON");
     assert_eq!(index["manifests"][0]["digest"], images[0].root.digest().to_string());
