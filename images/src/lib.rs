@@ -15,6 +15,9 @@ mod children;
 mod dispatch;
 mod error;
 pub mod export;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 mod handler;
 mod image;
 pub mod import;

@@ -35,7 +35,8 @@ pub(super) fn next_header(source: &mut dyn Source) -> io::Result<Option<Header>>
     let others = block[..148].iter().chain(&block[156..]);
     let sum = others.map(|byte| u32::from(*byte)).sum::<u32>() + 8 * u32::from(b' ');
     match header.cksum() {
-        Ok(checksum) if checksum == sum => Ok(Some(header)),
+        // A fuzzer cannot compute it, and would never get past here.
+        Ok(checksum) if checksum == sum || cfg!(fuzzing) => Ok(Some(header)),
         _ => Err(invalid("it is no tar archive, or is damaged: the checksum of a header is wrong")),
     }
 }
