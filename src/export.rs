@@ -1,9 +1,29 @@
 use std::{io::Write, path::Path};
 
+use async_trait::async_trait;
 use oci_spec::image::Descriptor;
+use windlass_content::{Blob, Error as ContentError, Provider};
 use windlass_images::export::{ExportOptions, export, export_layout};
 
-use crate::{Error, Result, Windlass, pull::blocking};
+use crate::{Error, Refetching, Result, Windlass, pull::blocking};
+
+/// The content of several images: what one does not have, another may.
+#[derive(Debug)]
+struct AnyOf(Vec<Refetching>);
+
+#[async_trait]
+impl Provider for AnyOf {
+    async fn open(&self, descriptor: &Descriptor) -> Result<Blob, ContentError> {
+        let mut answer = Err(ContentError::NotFound { digest: descriptor.digest().clone() });
+        for image in &self.0 {
+            answer = image.open(descriptor).await;
+            if answer.is_ok() {
+                break;
+            }
+        }
+        answer
+    }
+}
 
 impl Windlass {
     /// Writes images as one tar archive, which is an OCI image layout and what `docker load` takes: see
@@ -20,7 +40,7 @@ impl Windlass {
         writer: impl Write + Send + 'static,
     ) -> Result<()> {
         let images = self.listed(names).await?;
-        Ok(export(self.content(), &images, options, writer).await?)
+        Ok(export(&self.any_of(names).await?, &images, options, writer).await?)
     }
 
     /// Writes images as an OCI image layout, into a folder that is empty or not there yet.
@@ -35,7 +55,16 @@ impl Windlass {
         folder: impl AsRef<Path>,
     ) -> Result<()> {
         let images = self.listed(names).await?;
-        Ok(export_layout(self.content(), &images, options, folder).await?)
+        Ok(export_layout(&self.any_of(names).await?, &images, options, folder).await?)
+    }
+
+    /// The content of all of them.
+    async fn any_of(&self, names: &[impl AsRef<str>]) -> Result<AnyOf> {
+        let mut images = Vec::new();
+        for name in names {
+            images.push(self.refetching(name.as_ref()).await?);
+        }
+        Ok(AnyOf(images))
     }
 
     /// What names stand for.

@@ -14,7 +14,7 @@ use windlass_images::{
 use windlass_remotes::local::Source;
 use windlass_rootfs::compression::decompress;
 
-use crate::{Platforms, PullOptions, Pulled, Result, Windlass, pull::Extent};
+use crate::{Platforms, PullOptions, Pulled, Result, Retain, Windlass, pull::Extent};
 
 /// What an import does beyond the defaults.
 #[derive(Clone, Debug)]
@@ -112,7 +112,7 @@ impl Windlass {
             pulled.push(Pulled { name, target, chain_id });
         }
         for image in &pulled {
-            self.record(&image.name, &image.target, None).await?;
+            self.record(&image.name, &image.target, None, Retain::Everything).await?;
         }
         lease.release().await?;
         Ok(pulled)

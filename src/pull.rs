@@ -14,7 +14,10 @@ use windlass_reference::Reference;
 use windlass_remotes::{FetchHandler, Resolved};
 use windlass_rootfs::Unpacker;
 
-use crate::{Error, Result, Windlass, names::SOURCE};
+use crate::{
+    Error, Result, Windlass,
+    names::{SOURCE, UNPACKED},
+};
 
 /// Which platforms' images a pull fetches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -200,7 +203,7 @@ impl Windlass {
         if extent == Extent::WhatIsThere {
             check(self.content(), name, target, None).await?;
         }
-        self.record(name, target, source).await?;
+        self.record(name, target, source, options.retain).await?;
         lease.release().await?;
         let Resolved { name, descriptor: target, .. } = resolved;
         Ok(Pulled { name, target, chain_id })
@@ -212,11 +215,16 @@ impl Windlass {
         name: &str,
         target: &Descriptor,
         source: Option<&Reference>,
+        retain: Retain,
     ) -> Result<()> {
         let (this, name, target) = (self.clone(), name.to_owned(), target.clone());
         let update = match source {
             Some(source) => Update::default().set_label(SOURCE, source.to_string()),
             None => Update::default().remove_label(SOURCE),
+        };
+        let update = match retain {
+            Retain::Everything => update.remove_label(UNPACKED),
+            Retain::Unpacked => update.set_label(UNPACKED, "true"),
         };
         blocking(move || {
             this.images().put(&name, &target)?;

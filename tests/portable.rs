@@ -162,5 +162,5 @@ async fn nothing_is_listed_of_an_archive_that_is_not_whole() {
     assert!(error.to_string().contains(&names[1]) && error.to_string().contains(missing.as_ref()), "{error}");
     assert!(matches!(nobody, Err(Error::NoImage { .. })), "{nobody:?}");
     empty.expect_err("nothing was written");
-    assert!(to.images().list().expect("it can be read").is_empty());
+    assert!(to.images().list(&windlass::images::Filter::all()).expect("it can be read").is_empty());
 }
