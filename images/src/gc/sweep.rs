@@ -196,7 +196,7 @@ mod tests {
         let it = Descriptor::new(media_type, text.len() as u64, sha256(text.as_bytes()));
         if let Ingest::Open(mut writer) = content.ingest("key", &it).await.expect("it opens") {
             writer.write(text.into()).await.expect("it is written");
-            writer.commit().await.expect("it is right");
+            writer.commit(Default::default()).await.expect("it is right");
         }
         it
     }
