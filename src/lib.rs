@@ -21,12 +21,14 @@ mod import;
 mod names;
 mod pull;
 mod refetch;
+mod usage;
 mod windlass;
 
 pub use error::{Error, Result};
 pub use import::ImportOptions;
 pub use pull::{Platforms, PullOptions, Pulled, Retain};
 pub use refetch::Refetching;
+pub use usage::{ImageUsage, Total, Usage};
 pub use windlass::{Builder, Windlass};
 pub use windlass_images::export::ExportOptions;
 

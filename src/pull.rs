@@ -2,7 +2,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use async_trait::async_trait;
 use oci_spec::image::{Descriptor, Digest};
-use windlass_content::{Condition, Error as ContentError, Provider, Store, Verified};
+use windlass_content::{Condition, Error as ContentError, Provider, Store, Verified, Verify};
 use windlass_images::{
     BoxError, ChainId, ChildrenHandler, Handler, HandlerExt, Hold, Image, Lease, LeaseOptions, Next,
     Platform, Resource, Track, Update, dispatch,
@@ -197,7 +197,7 @@ impl Windlass {
             Attempt { windlass: self, lease: &lease, resolved: &resolved, options: &options, extent };
         let chain_id = match attempt.run().await {
             // Something that was here already may have been damaged. What came from elsewhere was checked.
-            Err(error) if !is_remote(&error) && attempt.discard_damaged().await? => attempt.run().await?,
+            Err(error) if !is_remote(&error) && attempt.quarantine_damaged().await? => attempt.run().await?,
             answer => answer?,
         };
         if extent == Extent::WhatIsThere {
@@ -299,12 +299,9 @@ impl Attempt<'_> {
         let (unpack, unpacking) = unpacker.alongside(platforms.to_run());
         unpacking.drive(self.walk_images(self.fetch(discard.unneeded).then(unpack))).await?;
         let image = Image::open(self.windlass.content(), target, &platforms.to_run()).await?;
-        for blob in discard.fetched {
-            match self.windlass.content().delete(&blob).await {
-                Ok(()) | Err(ContentError::NotFound { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        // What another pull holds meanwhile stays.
+        let fetched: Vec<_> = discard.fetched.into_iter().collect();
+        self.lease.discard(Arc::new(self.windlass.content().clone()), &fetched).await?;
         Ok(image.chain_id())
     }
 
@@ -371,18 +368,18 @@ impl Attempt<'_> {
         Ok(discard)
     }
 
-    /// Reads all blobs of the image that are here, and removes those that are damaged. Returns whether there were any.
-    async fn discard_damaged(&self) -> Result<bool> {
+    /// Reads all blobs of the image that are here, and moves those that are damaged out of the way. Returns whether there were any.
+    async fn quarantine_damaged(&self) -> Result<bool> {
         let content = self.windlass.content();
         let mut found = false;
         let mut open = vec![self.resolved.descriptor.clone()];
         let mut seen = HashSet::new();
         let children = ChildrenHandler::new(Arc::new(content.clone()));
         while let Some(node) = open.pop().filter(|node| seen.insert(node.digest().clone())) {
-            match content.verify_blob(node.digest()).await {
+            match content.verify_blob(node.digest(), &Verify::default().quarantine(true)).await {
                 Ok(Verified { condition: Condition::Damaged { reason, .. }, .. }) => {
                     tracing::warn!(digest = %node.digest(), reason, "a blob is damaged, and is fetched again");
-                    found |= content.delete(node.digest()).await.is_ok();
+                    found = true;
                 }
                 // What is wrong with a manifest that is not damaged is for the pull to say.
                 Ok(_) => {

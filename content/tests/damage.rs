@@ -79,9 +79,18 @@ async fn one_blob_can_be_verified() {
     let (good, bad) = (put(&store, b"good").await, put(&store, b"bad").await);
     damage(&store, &bad, b"BAD");
 
-    assert_eq!(store.verify_blob(good.digest()).await.expect("it is there").condition, Condition::Good);
-    assert!(reason(&store.verify_blob(bad.digest()).await.expect("it is there")).starts_with("its bytes"));
-    let err = store.verify_blob(descriptor(b"missing").digest()).await.expect_err("it is missing");
+    assert_eq!(
+        store.verify_blob(good.digest(), &Verify::default()).await.expect("it is there").condition,
+        Condition::Good
+    );
+    assert!(
+        reason(&store.verify_blob(bad.digest(), &Verify::default()).await.expect("it is there"))
+            .starts_with("its bytes")
+    );
+    let err = store
+        .verify_blob(descriptor(b"missing").digest(), &Verify::default())
+        .await
+        .expect_err("it is missing");
     assert!(matches!(err, Error::NotFound { .. }), "{err:?}");
 }
 

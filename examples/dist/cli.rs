@@ -169,11 +169,33 @@ pub(crate) enum LocalCommand {
         /// Such as `redis:latest` or `redis@sha256:…`.
         reference: Reference,
     },
-    /// List the images that are here.
+    /// List the images that are here, or do something with them.
+    #[command(args_conflicts_with_subcommands = true)]
     Images {
         /// One JSON object per line.
         #[arg(long)]
         json: bool,
+        #[command(subcommand)]
+        command: Option<ImagesCommand>,
+    },
+    /// Read every blob, and print those that are damaged.
+    Verify {
+        /// Move them out of the way, so that the next pull fetches them again.
+        #[arg(long)]
+        quarantine: bool,
+    },
+    /// Remove what no image, lease or container needs.
+    Gc(GcArgs),
+    /// Say what takes the space.
+    Du {
+        /// One JSON object per line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List what is held against garbage collection, and by whom.
+    Leases {
+        #[command(subcommand)]
+        command: Option<LeasesCommand>,
     },
     /// Run a command in a new container of an image that was pulled.
     Run(RunArgs),
@@ -240,6 +262,94 @@ pub(crate) enum RootfsCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImagesCommand {
+    /// Take names off the list; `gc` then frees the space.
+    Rm {
+        /// The images.
+        #[arg(required = true)]
+        names: Vec<Reference>,
+    },
+    /// Give an image another name, too.
+    Tag {
+        /// The image.
+        name: Reference,
+        /// Its other name.
+        new: Reference,
+    },
+    /// Print what is known of an image, as JSON.
+    Inspect {
+        /// The image.
+        name: Reference,
+        #[command(flatten)]
+        platform: PlatformArgs,
+    },
+    /// Say what of images is here, for each platform.
+    Check {
+        /// The images [default: all].
+        names: Vec<Reference>,
+    },
+    /// Take in images from an archive: an OCI layout in a tar, or one of `docker save`, plain or compressed.
+    Import(ImportArgs),
+    /// Write images as an archive that docker, podman and skopeo read.
+    Export(ExportArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LeasesCommand {
+    /// Remove leases that no running process has.
+    Rm {
+        /// The leases.
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// A file, `-` for stdin, the folder of an OCI layout, or as `pull` takes it: `docker-archive:FILE:IMAGE`.
+    pub(crate) file: String,
+    /// Unpack them, too.
+    #[arg(long)]
+    pub(crate) unpack: bool,
+    /// Only images of this name, tag or digest. May be given again.
+    #[arg(long)]
+    pub(crate) name: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// The file to write; `-` for stdout.
+    pub(crate) file: String,
+    /// The images.
+    #[arg(required = true)]
+    pub(crate) names: Vec<Reference>,
+    #[command(flatten)]
+    pub(crate) platform: PlatformArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GcArgs {
+    /// Remove nothing, and print what would be.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// First drop all names but the N newest of each repository.
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_newest: Option<usize>,
+    /// First drop names that were not used for this long, such as `30d`.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) unused_since: Option<Duration>,
+    /// Drop no name with this label, `KEY` or `KEY=VALUE`. May be given again.
+    #[arg(long, value_name = "LABEL")]
+    pub(crate) keep_label: Vec<String>,
+    /// Drop the least recently used names until the blobs of the others have no more bytes than this.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_size: Option<u64>,
+    /// Print the report as one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
     /// Such as `redis`, `ghcr.io/owner/name:tag`, `127.0.0.1:5000/app@sha256:…`, or a local image: `oci:PATH:TAG`,
@@ -250,6 +360,9 @@ pub(crate) struct PullArgs {
     /// Fetch for all platforms; the host's is unpacked.
     #[arg(long, conflicts_with = "platform")]
     all_platforms: bool,
+    /// Do not keep layers as blobs once they are unpacked: half of the disk.
+    #[arg(long)]
+    pub(crate) discard_layers: bool,
     /// Print events on stdout, one JSON object per line.
     #[arg(long)]
     pub(crate) json: bool,

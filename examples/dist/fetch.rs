@@ -1,6 +1,6 @@
 //! `pull`, `fetch` and `fetch-object`: content from a registry.
 
-use windlass::{PullOptions, Reference, Windlass, images::progress};
+use windlass::{PullOptions, Reference, Retain, Windlass, images::progress, remotes::local::Source};
 
 use crate::{cli::PullArgs, content, display};
 
@@ -15,10 +15,20 @@ pub(crate) async fn fetch(windlass: &Windlass, arguments: PullArgs) -> anyhow::R
 async fn get(windlass: &Windlass, arguments: PullArgs, unpack: bool) -> anyhow::Result<()> {
     let (progress, events) = progress::channel();
     let display = tokio::spawn(display::show(events, arguments.json));
-    let options = PullOptions::default().platforms(arguments.platforms()).progress(progress).unpack(unpack);
+    let options =
+        PullOptions::default().platforms(arguments.platforms()).progress(progress).unpack(unpack).retain(
+            match arguments.discard_layers {
+                true => Retain::Unpacked,
+                false => Retain::Everything,
+            },
+        );
     let pulled = async {
-        let resolved = arguments.source.resolve(windlass.resolver().as_ref()).await?;
-        windlass.pull_resolved(resolved, options).await
+        match &arguments.source {
+            Source::Registry(reference) => windlass.pull_with(reference, options).await,
+            local => {
+                windlass.pull_resolved(local.resolve(windlass.resolver().as_ref()).await?, options).await
+            }
+        }
     };
     let pulled = pulled.await;
     let displayed = display.await?;

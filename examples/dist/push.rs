@@ -31,7 +31,7 @@ pub(crate) async fn push(windlass: &Windlass, registry: Registry, arguments: Pus
             record.with_context(|| format!("no image {name} here; pull it first"))?.target
         }
     };
-    let source = Arc::new(from_provider(windlass.content().clone()));
+    let source = Arc::new(from_provider(windlass.refetching(&name.to_string()).await?));
     send(&registry, source, to.as_ref().unwrap_or(&name), &root, &upload, &upload.mount_from)
         .await
         .with_context(|| format!("cannot push {name}; an index needs all its images: `dist fetch --all-platforms`, or --platform"))

@@ -1,10 +1,17 @@
 //! What is promised of leases, before any garbage is collected.
 
-use std::time::{Duration, SystemTime};
+mod common;
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tempfile::TempDir;
 use windlass_content::hash::sha256;
 use windlass_images::{Error, LeaseInfo, LeaseOptions, Removal, Resource, Store};
+
+use self::common::{Blob, Root, image, layer, pull};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -192,4 +199,31 @@ async fn a_lease_dies_with_its_process_unless_it_has_time_left() {
     assert_eq!(dead.resources, [Resource::Ingest("x".into())]);
     let left = find(&store, "expires").await.expect("it is there");
     assert!(!left.held && left.is_alive());
+}
+
+#[tokio::test]
+async fn what_others_have_come_to_need_is_not_discarded() {
+    let root = Root::new();
+    let [mine, held, tree, listed, before] = ["mine", "held", "tree", "listed", "before"].map(layer);
+    let [in_tree, in_list, in_old] = [&tree, &listed, &before].map(|it| image("x", std::slice::from_ref(it)));
+    root.store.put("old", &root.add_image(&in_old[..2]).await).expect("it is recorded");
+    let lease = root.store.lease(LeaseOptions::default()).await.expect("it is made");
+    let blobs = [&mine, &held, &tree, &listed, &before];
+    for blob in blobs {
+        pull(&lease, &root.content, blob).await;
+    }
+
+    let other = root.store.lease(LeaseOptions::default()).await.expect("it is made");
+    other.hold(&Resource::Blob(held.digest())).await.expect("it holds");
+    root.add_image(&in_tree).await;
+    other.hold(&Resource::Tree(in_tree[0].digest())).await.expect("it holds");
+    root.store.put("new", &root.add_image(&in_list).await).expect("it is recorded");
+    let digests = blobs.map(Blob::digest);
+    let discarded = lease.discard(Arc::new(root.content.clone()), &digests).await.expect("it deletes");
+
+    // The old image had no layer when the lease began, and is no worse than it was.
+    assert_eq!(discarded, [mine.digest(), before.digest()]);
+    assert!(
+        !root.has(&mine).await && root.has(&held).await && root.has(&tree).await && root.has(&listed).await
+    );
 }

@@ -113,16 +113,16 @@ impl LocalStore {
         stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) }).boxed()
     }
 
-    /// Reads one blob and compares it with its digest. It stays where it is.
+    /// Reads one blob and compares it with its digest. As [`verify`](Self::verify), but for one blob.
     ///
     /// # Errors
     ///
     /// [`Error::NotFound`], also if it is deleted meanwhile.
-    pub async fn verify_blob(&self, digest: &Digest) -> Result<Verified> {
+    pub async fn verify_blob(&self, digest: &Digest, verify: &Verify) -> Result<Verified> {
         Hasher::new(digest)?;
-        let digest = digest.clone();
+        let (digest, quarantine) = (digest.clone(), verify.quarantine);
         self.blocking(move |this| {
-            check(&this.inner, &digest, false, &mut vec![0; BUFFER], &|| true)?
+            check(&this.inner, &digest, quarantine, &mut vec![0; BUFFER], &|| true)?
                 .ok_or(Error::NotFound { digest })
         })
         .await

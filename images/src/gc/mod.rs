@@ -32,6 +32,7 @@
 //!
 //! A collection that dies leaves nothing to repair. The next one does the rest.
 
+mod discard;
 mod ingests;
 mod mark;
 mod policy;

@@ -1,7 +1,7 @@
 //! What a collection reads of the database.
 
 use oci_spec::image::Descriptor;
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
 use crate::{
     LeaseInfo, Resource, Result, Store,
@@ -38,7 +38,7 @@ pub(super) struct Leases {
 pub(super) async fn begin(store: &Store, dry_run: bool) -> Result<(Cursor, Leases)> {
     let this = store.clone();
     gate::inside(store.folder(), move || {
-        let cursor = |it: &rusqlite::Connection| {
+        let cursor = |it: &Connection| {
             let last = "SELECT coalesce(max(seq), 0) FROM resources";
             Ok(Cursor { generation: generation(it)?, seq: it.query_row(last, [], |row| row.get(0))? })
         };
@@ -83,12 +83,7 @@ pub(super) async fn news(store: &Store, cursor: &mut Cursor) -> Result<News> {
             let generation = generation(&it)?;
             let targets = match generation == seen {
                 true => Vec::new(),
-                false => it
-                    .prepare_cached(
-                        "SELECT target FROM images INDEXED BY images_by_change WHERE changed > ?1",
-                    )?
-                    .query_map([seen], |row| json(row, 0))?
-                    .collect::<rusqlite::Result<_>>()?,
+                false => changed(&it, seen)?,
             };
             let (seq, resources) = lease::resources_since(&it, seq)?;
             Ok((Cursor { generation, seq }, News { targets, resources }))
@@ -97,6 +92,25 @@ pub(super) async fn news(store: &Store, cursor: &mut Cursor) -> Result<News> {
     .await?;
     *cursor = moved;
     Ok(news)
+}
+
+/// What images came since `began`, and what leases other than `lease` hold.
+pub(super) async fn others(store: &Store, began: i64, lease: &str) -> Result<News> {
+    let (store, lease) = (store.clone(), lease.to_owned());
+    blocking(move || {
+        store.run("read who else needs it", |it| {
+            let it = it.unchecked_transaction()?;
+            let targets = changed(&it, began)?;
+            Ok(News { targets, resources: lease::resources_of_others(&it, &lease)? })
+        })
+    })
+    .await
+}
+
+/// The targets of the images that changed since a generation.
+fn changed(connection: &Connection, since: i64) -> rusqlite::Result<Vec<Descriptor>> {
+    let statement = "SELECT target FROM images INDEXED BY images_by_change WHERE changed > ?1";
+    connection.prepare_cached(statement)?.query_map([since], |row| json(row, 0))?.collect()
 }
 
 /// A page of names and targets, in the order of the names, behind `after`.

@@ -15,7 +15,7 @@ use super::{Resource, file};
 use crate::{
     Error, Result, Store,
     gate::{self, blocking},
-    store::{millis, now, time},
+    store::{generation, millis, now, time},
 };
 
 /// Settings of a new lease. The default one lives as long as its handle, under a name of its own.
@@ -63,6 +63,8 @@ struct Inner {
     store: Store,
     id: String,
     file: File,
+    /// The generation of the image list when it was made.
+    began: i64,
     state: Mutex<State>,
 }
 
@@ -110,14 +112,15 @@ impl Store {
         gate::inside(self.folder(), move || {
             let Some(file) = file::take(store.folder(), &id)? else { return Err(Error::LeaseHeld { id }) };
             let expiry = options.expires.map(Expiry::after);
-            let insert = |it: &Transaction<'_>| insert(it, &id, expiry, &options.labels);
-            let kept = match expiry {
+            let insert =
+                |it: &Transaction<'_>| Ok((generation(it)?, insert(it, &id, expiry, &options.labels)?));
+            let (began, kept) = match expiry {
                 // After a power cut nobody has the handle: no need to find the lease then.
                 None => store.relaxed("make a lease", insert),
                 Some(_) => store.write("make a lease", insert),
             }?;
             let state = State { held: HashSet::new(), expiry, kept, ended: false };
-            Ok(Lease { inner: Arc::new(Inner { store, id, file, state: Mutex::new(state) }) })
+            Ok(Lease { inner: Arc::new(Inner { store, id, file, began, state: Mutex::new(state) }) })
         })
         .await
     }
@@ -127,6 +130,15 @@ impl Lease {
     /// Its name among the leases of the store.
     pub fn id(&self) -> &str {
         &self.inner.id
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The generation of the image list when it was made.
+    pub(crate) fn began(&self) -> i64 {
+        self.inner.began
     }
 
     /// Holds one thing more. As [`hold_all`](Self::hold_all).

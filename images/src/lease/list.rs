@@ -158,6 +158,16 @@ pub(crate) fn resources_since(connection: &Connection, seq: i64) -> rusqlite::Re
     Ok((last, resources))
 }
 
+/// What leases other than this one hold, or have held while garbage is collected.
+pub(crate) fn resources_of_others(connection: &Connection, id: &str) -> rusqlite::Result<Vec<Resource>> {
+    let statement = "SELECT kind, driver, name FROM resources WHERE lease IS NOT ?1";
+    let resources = connection
+        .prepare_cached(statement)?
+        .query_map([id], resource)?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    Ok(resources.into_iter().flatten().collect())
+}
+
 fn info(row: &Row<'_>, held: impl Fn(&str) -> bool) -> rusqlite::Result<LeaseInfo> {
     let id: String = row.get(0)?;
     Ok(LeaseInfo {

@@ -5,7 +5,7 @@ mod handle;
 mod list;
 mod resource;
 
-pub(crate) use self::list::{all, remove_dead, resources_since};
+pub(crate) use self::list::{all, remove_dead, resources_of_others, resources_since};
 pub use self::{
     handle::{Lease, LeaseOptions},
     list::{LeaseInfo, Removal},
