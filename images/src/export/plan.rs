@@ -29,14 +29,14 @@ pub(super) struct Plan {
     /// The images that Docker can load, in the order of their first names.
     saved: Vec<Saved>,
     /// By their names in a layout.
-    blobs: BTreeMap<String, Descriptor>,
+    blobs: BTreeMap<String, Box<Descriptor>>,
 }
 
 /// One entry of what is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
     Folder(String),
-    Blob(String, Descriptor),
+    Blob(String, Box<Descriptor>),
     Document(String, Bytes),
 }
 
@@ -88,7 +88,7 @@ impl Plan {
             Some(manifest) => self.save(provider, &manifest).await?,
             None => None,
         };
-        self.blobs.extend(whole.nodes.into_iter().map(|node| (blob_name(&node), node)));
+        self.blobs.extend(whole.nodes.into_iter().map(|node| (blob_name(&node), Box::new(node))));
         Ok((bare(&root), saved))
     }
 

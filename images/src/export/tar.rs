@@ -130,7 +130,10 @@ mod tests {
         for (value, want) in [("v", "9 path=v\n"), ("", "8 path=\n")] {
             assert_eq!(String::from_utf8_lossy(&record("path", value)), want);
         }
-        let long = record("path", &"x".repeat(90));
-        assert!(long.starts_with(b"100 path="), "{} bytes", long.len());
+        for (value, length) in [(90, 99), (91, 101)] {
+            let record = record("path", &"x".repeat(value));
+            assert_eq!(record.len(), length);
+            assert!(record.starts_with(format!("{length} path=x").as_bytes()), "{length}");
+        }
     }
 }

@@ -31,7 +31,7 @@ pub(super) trait Sink: Write + Send + 'static {
 /// What the thread is told.
 enum Message {
     Folder(String),
-    File(String, Descriptor, Blob),
+    File(String, Box<Descriptor>, Blob),
     Finish,
 }
 
@@ -50,7 +50,8 @@ pub(super) async fn all(provider: &dyn Provider, entries: Vec<Entry>, sink: impl
             Entry::Document(name, bytes) => {
                 // Its media type is of no interest here.
                 let node = Descriptor::new(MediaType::EmptyJSON, bytes.len() as u64, sha256(&bytes));
-                Message::File(name, node.clone(), Blob::new(Arc::new(bytes), node.size()))
+                let blob = Blob::new(Arc::new(bytes), node.size());
+                Message::File(name, Box::new(node), blob)
             }
         };
         if sender.send(message).await.is_err() {

@@ -13,7 +13,7 @@ pub(super) type Document = Option<Bytes>;
 #[derive(Clone, Debug)]
 pub(super) enum Found {
     /// Into the store.
-    Blob(Descriptor),
+    Blob(Box<Descriptor>),
     /// Into the temporary file.
     Spooled(Range),
 }

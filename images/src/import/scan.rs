@@ -32,7 +32,7 @@ const MAX_REST: u64 = 16 << 20;
 /// What the store is told.
 pub(super) enum Event {
     /// A blob begins.
-    Blob(Descriptor),
+    Blob(Box<Descriptor>),
     /// It goes on.
     Bytes(Bytes),
     /// It ends.
@@ -122,7 +122,7 @@ pub(super) fn scan(
             *document = Some(read_document(&mut entries, &entry.name, size)?);
         } else if let Some(blob) = blob(&entry.name, size) {
             pass_on(&mut entries, &blob, events)?;
-            found.files.file(entry.name, Found::Blob(blob));
+            found.files.file(entry.name, Found::Blob(Box::new(blob)));
         } else {
             let range = spool.take_in(&mut entries, events)?;
             found.files.file(entry.name, Found::Spooled(range));
@@ -152,7 +152,7 @@ fn read_document(entries: &mut impl Read, name: &str, size: u64) -> Result<Bytes
 }
 
 fn pass_on(entries: &mut impl Read, blob: &Descriptor, events: &mpsc::Sender<Event>) -> Result<()> {
-    send(events, Event::Blob(blob.clone()))?;
+    send(events, Event::Blob(Box::new(blob.clone())))?;
     loop {
         let mut chunk = Vec::new();
         entries.take(CHUNK).read_to_end(&mut chunk).map_err(cannot_read)?;

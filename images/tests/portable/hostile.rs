@@ -31,7 +31,7 @@ async fn an_archive_that_is_cut_off_anywhere_is_refused() {
         let (imported, _store, _folder) = imported(cut, ImportOptions::default()).await;
         match imported {
             Ok(imported) => {
-                assert!(length >= whole && imported[0].target == app.root, "after {length} bytes")
+                assert!(length >= whole && imported[0].target == app.root, "after {length} bytes");
             }
             Err(Error::Archive { .. } | Error::Incomplete { .. }) => {}
             Err(error) => panic!("after {length} bytes: {error:?}"),
