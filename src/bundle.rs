@@ -1,3 +1,6 @@
+use std::sync::Arc;
+
+use windlass_images::LeaseOptions;
 use windlass_rootfs::{Bundle, spec};
 
 use crate::{Error, Platforms, Result, Windlass, pull::blocking};
@@ -24,9 +27,14 @@ impl Windlass {
             return Err(Error::ContainerId { id: id.to_owned() });
         }
         let image = self.image(name, platforms).await?;
-        let parent = self.unpack(image.descriptor()).await?.map(|chain_id| chain_id.to_string());
-        let (this, id) = (self.clone(), id.to_owned());
-        blocking(move || {
+        // Held until the container's own snapshot holds it.
+        let lease = self.images().lease(LeaseOptions::default().label("run", name)).await?;
+        let provider = Arc::new(self.refetching(name).await?);
+        let parent = self.unpack_held(provider, image.descriptor(), &lease).await?;
+        let parent = parent.map(|chain_id| chain_id.to_string());
+        let (this, id, used) = (self.clone(), id.to_owned(), name.to_owned());
+        let bundle = blocking(move || {
+            this.images().touch(&used)?;
             let snapshotter = this.snapshotter()?;
             let mounts = snapshotter.prepare(&id, parent.as_deref())?;
             let make = || {
@@ -40,7 +48,9 @@ impl Windlass {
                 }
             })
         })
-        .await
+        .await?;
+        lease.release().await?;
+        Ok(bundle)
     }
 
     /// Removes a container's bundle, and with `snapshot` also what it wrote.

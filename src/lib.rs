@@ -16,13 +16,19 @@
 mod bundle;
 mod collect;
 mod error;
+mod export;
+mod import;
 mod names;
 mod pull;
+mod refetch;
 mod windlass;
 
 pub use error::{Error, Result};
+pub use import::ImportOptions;
 pub use pull::{Platforms, PullOptions, Pulled, Retain};
+pub use refetch::Refetching;
 pub use windlass::{Builder, Windlass};
+pub use windlass_images::export::ExportOptions;
 
 pub use windlass_content as content;
 pub use windlass_images as images;

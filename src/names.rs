@@ -5,6 +5,9 @@ use crate::{Error, Result, Windlass, pull::blocking};
 /// The label of an image that says from which registry it came, as a reference: what is missing of it is fetched from there.
 pub(crate) const SOURCE: &str = "windlass.source";
 
+/// The label of an image whose layers are not kept as blobs, since they are unpacked.
+pub(crate) const UNPACKED: &str = "windlass.unpacked";
+
 impl Windlass {
     /// Gives an image another name, too; returns whether it is new.
     ///

@@ -1,17 +1,23 @@
 use std::{collections::HashSet, sync::Arc};
 
+use async_trait::async_trait;
 use oci_spec::image::{Descriptor, Digest};
 use windlass_content::{Condition, Error as ContentError, Provider, Store, Verified};
 use windlass_images::{
     BoxError, ChainId, ChildrenHandler, Handler, HandlerExt, Hold, Image, Lease, LeaseOptions, Next,
-    Platform, Resource, Track, Update, dispatch, media_type,
+    Platform, Resource, Track, Update, dispatch,
+    import::check,
+    media_type,
     progress::{Event, Progress},
 };
 use windlass_reference::Reference;
 use windlass_remotes::{FetchHandler, Resolved};
 use windlass_rootfs::Unpacker;
 
-use crate::{Error, Result, Windlass, names::SOURCE};
+use crate::{
+    Error, Result, Windlass,
+    names::{SOURCE, UNPACKED},
+};
 
 /// Which platforms' images a pull fetches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -105,6 +111,37 @@ pub struct Pulled {
     pub chain_id: Option<ChainId>,
 }
 
+/// What of an image must be where it is fetched from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All of the platforms that are asked for.
+    Platforms,
+    /// All of one platform: a local file may have an index that lists more.
+    WhatIsThere,
+}
+
+/// Fetches, and passes over manifests that need not be there.
+struct FetchPresent {
+    fetch: FetchHandler,
+    extent: Extent,
+}
+
+#[async_trait]
+impl Handler for FetchPresent {
+    async fn handle(&self, node: &Descriptor) -> Result<Next, BoxError> {
+        match self.fetch.handle(node).await {
+            Err(error)
+                if self.extent == Extent::WhatIsThere
+                    && media_type::is_manifest(node.media_type())
+                    && matches!(error.downcast_ref(), Some(windlass_remotes::Error::NotFound { .. })) =>
+            {
+                Ok(Next::Skip)
+            }
+            answer => answer,
+        }
+    }
+}
+
 impl Windlass {
     /// Pulls an image for this host, unpacks it while it arrives, and records its name last.
     ///
@@ -123,7 +160,8 @@ impl Windlass {
     ///
     /// As [`pull`](Self::pull).
     pub async fn pull_with(&self, reference: &Reference, options: PullOptions) -> Result<Pulled> {
-        self.pull_from(self.resolver().resolve(reference).await?, options, Some(reference)).await
+        self.pull_from(self.resolver().resolve(reference).await?, options, Some(reference), Extent::Platforms)
+            .await
     }
 
     /// Pulls what was resolved already, from wherever it is: a local file, such as
@@ -135,14 +173,16 @@ impl Windlass {
     ///
     /// As [`pull`](Self::pull).
     pub async fn pull_resolved(&self, resolved: Resolved, options: PullOptions) -> Result<Pulled> {
-        self.pull_from(resolved, options, None).await
+        self.pull_from(resolved, options, None, Extent::Platforms).await
     }
 
-    async fn pull_from(
+    /// As [`pull_resolved`](Self::pull_resolved), with a say in where it can be fetched again, and in what may be missing.
+    pub(crate) async fn pull_from(
         &self,
         resolved: Resolved,
         options: PullOptions,
         source: Option<&Reference>,
+        extent: Extent,
     ) -> Result<Pulled> {
         let Resolved { name, descriptor: target, .. } = &resolved;
         if !media_type::is_index(target.media_type()) && !media_type::is_manifest(target.media_type()) {
@@ -153,24 +193,38 @@ impl Windlass {
 
         // Whatever is held before one looks whether it is there stays there.
         let lease = self.images().lease(LeaseOptions::default().label("pull", name)).await?;
-        let attempt = Attempt { windlass: self, lease: &lease, resolved: &resolved, options: &options };
+        let attempt =
+            Attempt { windlass: self, lease: &lease, resolved: &resolved, options: &options, extent };
         let chain_id = match attempt.run().await {
             // Something that was here already may have been damaged. What came from elsewhere was checked.
             Err(error) if !is_remote(&error) && attempt.discard_damaged().await? => attempt.run().await?,
             answer => answer?,
         };
-        self.record(name, target, source).await?;
+        if extent == Extent::WhatIsThere {
+            check(self.content(), name, target, None).await?;
+        }
+        self.record(name, target, source, options.retain).await?;
         lease.release().await?;
         let Resolved { name, descriptor: target, .. } = resolved;
         Ok(Pulled { name, target, chain_id })
     }
 
     /// Records a name, last of all.
-    async fn record(&self, name: &str, target: &Descriptor, source: Option<&Reference>) -> Result<()> {
+    pub(crate) async fn record(
+        &self,
+        name: &str,
+        target: &Descriptor,
+        source: Option<&Reference>,
+        retain: Retain,
+    ) -> Result<()> {
         let (this, name, target) = (self.clone(), name.to_owned(), target.clone());
         let update = match source {
             Some(source) => Update::default().set_label(SOURCE, source.to_string()),
             None => Update::default().remove_label(SOURCE),
+        };
+        let update = match retain {
+            Retain::Everything => update.remove_label(UNPACKED),
+            Retain::Unpacked => update.set_label(UNPACKED, "true"),
         };
         blocking(move || {
             this.images().put(&name, &target)?;
@@ -219,6 +273,7 @@ struct Attempt<'a> {
     lease: &'a Lease,
     resolved: &'a Resolved,
     options: &'a PullOptions,
+    extent: Extent,
 }
 
 impl Attempt<'_> {
@@ -267,6 +322,7 @@ impl Attempt<'_> {
             std::future::ready(Ok::<_, BoxError>(next))
         };
         let fetch = FetchHandler::new(self.resolved.fetcher.clone(), store).progress(progress.clone());
+        let fetch = FetchPresent { fetch, extent: self.extent };
         without
             .then(Hold::new(self.lease.clone()))
             .then(Track::new(progress.clone()))

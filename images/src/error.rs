@@ -11,6 +11,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// What should be an archive of images cannot be used.
+    #[error("cannot use the archive: {reason}")]
+    Archive {
+        /// What is wrong with it, and with which of its entries.
+        reason: String,
+    },
+
     /// A collector of snapshots failed. The collection ended there; what it had removed stays removed.
     #[error("cannot {op} the snapshots of {driver}")]
     Collector {
@@ -46,6 +53,17 @@ pub enum Error {
         digest: Digest,
         /// What the handler answered.
         source: BoxError,
+    },
+
+    /// Some content of an image is not there. What is there stays.
+    #[error("image {image} is not whole: {digest} ({media_type}) is missing")]
+    Incomplete {
+        /// The image, by its name or digest.
+        image: String,
+        /// What is missing.
+        digest: Digest,
+        /// What it should be.
+        media_type: String,
     },
 
     /// The operating system refused.
@@ -102,11 +120,29 @@ pub enum Error {
         available: String,
     },
 
+    /// An archive has no image of that name.
+    #[error("no image {name} in the archive; it has {available}")]
+    NotInArchive {
+        /// What was asked for.
+        name: String,
+        /// What there is instead, separated by commas.
+        available: String,
+    },
+
     /// A platform is not written as `os/arch` or `os/arch/variant`.
     #[error("{platform:?} is no platform: write it as os/arch or os/arch/variant, such as linux/arm64/v8")]
     Platform {
         /// What was written.
         platform: String,
+    },
+
+    /// An archive could not be read or written.
+    #[error("cannot {op} the archive")]
+    Stream {
+        /// What was being done, as a verb phrase: `"read"`.
+        op: &'static str,
+        /// What the other end answered.
+        source: std::io::Error,
     },
 
     /// Indexes are in each other, more of them than any image has.

@@ -8,16 +8,23 @@
 //! Fetched bytes are the truth: manifests and configs are read through lenient [`view`]s, and never written
 //! again.
 
+#[doc(hidden)]
+pub mod archive;
 mod chain;
 mod check;
 mod children;
 mod dispatch;
 mod error;
+pub mod export;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 mod gate;
 pub mod gc;
 mod handler;
 mod hold;
 mod image;
+pub mod import;
 mod lease;
 pub mod media_type;
 mod platform;
@@ -27,6 +34,8 @@ mod then;
 mod track;
 pub mod view;
 mod walk;
+mod whole;
+mod worker;
 
 pub use chain::{ChainId, chain_ids};
 pub use check::{Checked, check, manifests};

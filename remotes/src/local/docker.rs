@@ -1,32 +1,35 @@
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     io::Read,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use oci_spec::image::{Descriptor, Digest, MediaType};
-use serde::{Deserialize, Serialize};
 use windlass_content::{
     Blob, ByteStream,
     hash::{Hasher, sha256},
 };
-use windlass_images::view::Config;
+use windlass_images::{
+    archive::{
+        Named,
+        docker::{MANIFEST, MAX_IMAGES, Saved, layer_type, make_manifest},
+    },
+    view::Config,
+};
 use windlass_reference::Reference;
 
 use super::{
     archive::Archive,
     blocking,
+    choose::{Wanted, choose, choose_all, recorded_all},
     files::{BlobFetcher, Files, Span, not_found, wrong_size},
     hybrid,
-    names::{Named, Wanted, choose},
     oci::{malformed, parse_json},
 };
 use crate::{Fetcher, Resolved, Resolver, Result};
 
-const MANIFEST: &str = "manifest.json";
 /// How much of a compressed layer is hashed at once, in bytes.
 const CHUNK: usize = 256 << 10;
 
@@ -44,15 +47,6 @@ pub struct DockerArchive {
     images: Arc<[Saved]>,
 }
 
-/// One image of `manifest.json`, as files of the archive.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Saved {
-    config: String,
-    repo_tags: Option<Vec<String>>,
-    layers: Option<Vec<String>>,
-}
-
 impl DockerArchive {
     /// Opens an archive, and reads its headers once. Blocks on the disk.
     ///
@@ -63,6 +57,9 @@ impl DockerArchive {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let files: Arc<dyn Files> = Arc::new(Archive::open(path.as_ref())?);
         let images: Vec<Saved> = parse_json(&*files, MANIFEST, &files.read(MANIFEST)?)?;
+        if images.len() > MAX_IMAGES {
+            return Err(files.refused(MANIFEST, format!("it lists more than {MAX_IMAGES} images")));
+        }
         Ok(Self { files, images: images.into() })
     }
 
@@ -80,13 +77,43 @@ impl DockerArchive {
         self.resolve_wanted(Wanted::text(tag)).await
     }
 
+    /// Finds all images, under all of their names; those of `wanted` names, tags or IDs if there are any.
+    ///
+    /// An image without a name is recorded as `localhost/FILE`, or by its digest if there are several.
+    ///
+    /// # Errors
+    ///
+    /// As [`resolve_tag`](Self::resolve_tag), but several images are no error.
+    pub async fn resolve_all(&self, wanted: &[String]) -> Result<Vec<Resolved>> {
+        let (this, wanted) = (self.clone(), wanted.to_vec());
+        blocking(move || {
+            let names: Vec<_> =
+                this.images.iter().enumerate().flat_map(|(image, saved)| saved.names(image)).collect();
+            let chosen = choose_all(this.files.path(), &names, &wanted)?;
+            let mut opened = HashMap::new();
+            for name in &chosen {
+                if let Entry::Vacant(entry) = opened.entry(name.image) {
+                    entry.insert(open(&this.images[name.image], &this.files)?);
+                }
+            }
+            let chosen: Vec<_> =
+                chosen.into_iter().map(|name| (name, opened[&name.image].0.digest())).collect();
+            let resolved = |(name, (named, _)): (String, &(&Named, &Digest))| {
+                let (descriptor, fetcher) = opened[&named.image].clone();
+                Resolved { name, descriptor, fetcher }
+            };
+            Ok(recorded_all(this.files.path(), &chosen).into_iter().zip(&chosen).map(resolved).collect())
+        })
+        .await
+    }
+
     async fn resolve_wanted(&self, wanted: Wanted) -> Result<Resolved> {
         let this = self.clone();
         blocking(move || {
             let names: Vec<_> =
                 this.images.iter().enumerate().flat_map(|(image, saved)| saved.names(image)).collect();
             let (chosen, name) = choose(this.files.path(), &names, &wanted)?;
-            let (descriptor, fetcher) = this.images[chosen.image].open(&this.files)?;
+            let (descriptor, fetcher) = open(&this.images[chosen.image], &this.files)?;
             Ok(Resolved { name, descriptor, fetcher })
         })
         .await
@@ -100,118 +127,58 @@ impl Resolver for DockerArchive {
     }
 }
 
-impl Saved {
-    fn names(&self, image: usize) -> Vec<Named> {
-        let named = |tag| Named::new(image, self.id(), &[tag]);
-        match self.repo_tags.as_deref() {
-            None | Some([]) => vec![named(None)],
-            Some(tags) => tags.iter().map(|tag| named(Some(tag))).collect(),
-        }
+/// The image's manifest, and where it and all that it names can be fetched.
+fn open(saved: &Saved, files: &Arc<dyn Files>) -> Result<(Descriptor, Arc<dyn Fetcher>)> {
+    let config_span =
+        files.open(&saved.config)?.ok_or_else(|| files.refused(&saved.config, "it is missing"))?;
+    let config = config_span.read()?;
+    let config_node = Descriptor::new(MediaType::ImageConfig, config.len() as u64, sha256(&config));
+    if let Some(manifest) = hybrid::manifest_of(&**files, config_node.digest())? {
+        return Ok((manifest, Arc::new(BlobFetcher(files.clone()))));
     }
 
-    /// The image's ID, if the config is named after it: `HEX.json`, or `blobs/sha256/HEX`.
-    fn id(&self) -> String {
-        let hex = self.config.strip_prefix("blobs/sha256/").or_else(|| self.config.strip_suffix(".json"));
-        hex.map_or_else(|| self.config.clone(), |hex| format!("sha256:{hex}"))
-    }
-
-    /// The image's manifest, and where it and all that it names can be fetched.
-    fn open(&self, files: &Arc<dyn Files>) -> Result<(Descriptor, Arc<dyn Fetcher>)> {
-        let config = files.read(&self.config)?;
-        let config_node = Descriptor::new(MediaType::ImageConfig, config.len() as u64, sha256(&config));
-        if let Some(manifest) = hybrid::manifest_of(&**files, config_node.digest())? {
-            return Ok((manifest, Arc::new(BlobFetcher(files.clone()))));
-        }
-
-        let mut blobs = HashMap::new();
-        let layers = self.layers(files, &config_node, &config, &mut blobs)?;
-        let manifest = manifest(&config_node, &layers);
-        let node = Descriptor::new(MediaType::ImageManifest, manifest.len() as u64, sha256(&manifest));
-        blobs.insert(config_node.digest().clone(), in_memory(config));
-        blobs.insert(node.digest().clone(), in_memory(manifest));
-        Ok((node, Arc::new(SavedFetcher { path: files.path().into(), blobs })))
-    }
-
-    /// The layers, lowest first, whose files go to `blobs`.
-    fn layers(
-        &self,
-        files: &Arc<dyn Files>,
-        config_node: &Descriptor,
-        config: &[u8],
-        blobs: &mut HashMap<Digest, Blob>,
-    ) -> Result<Vec<Descriptor>> {
-        let config = Config::parse(config_node, config);
-        let config = config.map_err(|error| malformed(&**files, &self.config, error))?;
-        let (names, diff_ids) = (self.layers.as_deref().unwrap_or_default(), config.diff_ids());
-        if names.len() != diff_ids.len() {
-            let reason =
-                format!("it has {} DiffIDs, and {MANIFEST} has {} layers", diff_ids.len(), names.len());
-            return Err(files.refused(&self.config, reason));
-        }
-        // Images share layers, and a hostile one may name a large one a thousand times.
-        let mut hashed = HashMap::new();
-        let mut layers = Vec::new();
-        for (name, diff_id) in names.iter().zip(diff_ids) {
-            let missing = || files.refused(name, format!("{MANIFEST} names it, but it is missing"));
-            let span = files.open(name)?.ok_or_else(missing)?;
-            let media_type = sniff(&span)?;
-            let digest = match (&media_type, hashed.get(&span.start)) {
-                // The store compares it, as it does for all that is fetched.
-                (MediaType::ImageLayer, _) => diff_id.clone(),
-                (_, Some(digest)) => Digest::clone(digest),
-                (_, None) => hash(&span)?,
-            };
-            hashed.insert(span.start, digest.clone());
-            layers.push(Descriptor::new(media_type, span.size, digest.clone()));
-            blobs.insert(digest, span.blob());
-        }
-        Ok(layers)
-    }
+    let mut blobs = HashMap::new();
+    let layers = layers(saved, files, &config_node, &config, &mut blobs)?;
+    let manifest = make_manifest(&config_node, &layers);
+    let node = Descriptor::new(MediaType::ImageManifest, manifest.len() as u64, sha256(&manifest));
+    blobs.insert(config_node.digest().clone(), config_span.blob());
+    blobs.insert(node.digest().clone(), Blob::new(Arc::new(manifest), node.size()));
+    Ok((node, Arc::new(SavedFetcher { path: files.path().into(), blobs })))
 }
 
-/// The bytes of a manifest. They depend on nothing but what is in it.
-fn manifest(config: &Descriptor, layers: &[Descriptor]) -> Bytes {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Manifest<'a> {
-        schema_version: u8,
-        media_type: &'a str,
-        config: Node<'a>,
-        layers: Vec<Node<'a>>,
+/// The layers, lowest first, whose files go to `blobs`.
+fn layers(
+    saved: &Saved,
+    files: &Arc<dyn Files>,
+    config_node: &Descriptor,
+    config: &[u8],
+    blobs: &mut HashMap<Digest, Blob>,
+) -> Result<Vec<Descriptor>> {
+    let config = Config::parse(config_node, config);
+    let config = config.map_err(|error| malformed(&**files, &saved.config, error))?;
+    let (names, diff_ids) = (saved.layers(), config.diff_ids());
+    if names.len() != diff_ids.len() {
+        let reason = format!("it has {} DiffIDs, and {MANIFEST} has {} layers", diff_ids.len(), names.len());
+        return Err(files.refused(&saved.config, reason));
     }
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Node<'a> {
-        media_type: &'a str,
-        digest: &'a str,
-        size: u64,
+    // Images share layers, and a hostile one may name a large one a thousand times.
+    let mut hashed = HashMap::new();
+    let mut layers = Vec::new();
+    for (name, diff_id) in names.iter().zip(diff_ids) {
+        let missing = || files.refused(name, format!("{MANIFEST} names it, but it is missing"));
+        let span = files.open(name)?.ok_or_else(missing)?;
+        let media_type = layer_type(&span.head::<4>()?);
+        let digest = match (&media_type, hashed.get(&span.start)) {
+            // The store compares it, as it does for all that is fetched.
+            (MediaType::ImageLayer, _) => diff_id.clone(),
+            (_, Some(digest)) => Digest::clone(digest),
+            (_, None) => hash(&span)?,
+        };
+        hashed.insert(span.start, digest.clone());
+        layers.push(Descriptor::new(media_type, span.size, digest.clone()));
+        blobs.insert(digest, span.blob());
     }
-    impl<'a> From<&'a Descriptor> for Node<'a> {
-        fn from(node: &'a Descriptor) -> Self {
-            Self { media_type: node.media_type().as_ref(), digest: node.digest().as_ref(), size: node.size() }
-        }
-    }
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: MediaType::ImageManifest.as_ref(),
-        config: config.into(),
-        layers: layers.iter().map(Node::from).collect(),
-    };
-    serde_json::to_vec(&manifest).expect("strings and numbers are JSON").into()
-}
-
-fn in_memory(bytes: Bytes) -> Blob {
-    let size = bytes.len() as u64;
-    Blob::new(Arc::new(bytes), size)
-}
-
-/// What a layer is by its first bytes.
-fn sniff(layer: &Span) -> Result<MediaType> {
-    Ok(match layer.head::<4>()? {
-        [0x1f, 0x8b, ..] => MediaType::ImageLayerGzip,
-        [0x28, 0xb5, 0x2f, 0xfd] => MediaType::ImageLayerZstd,
-        _ => MediaType::ImageLayer,
-    })
+    Ok(layers)
 }
 
 fn hash(layer: &Span) -> Result<Digest> {

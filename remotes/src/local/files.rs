@@ -12,12 +12,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use oci_spec::image::Descriptor;
 use windlass_content::{Blob, ByteStream, ReadAt, hash::Hasher};
+use windlass_images::archive::{MAX_JSON, layout::blob_name};
 
 use super::blocking;
 use crate::{Error, Fetcher, Result};
-
-/// The most that a JSON document in a local file may have, in bytes: what registries take, too.
-pub(super) const MAX_JSON: u64 = 4 << 20;
 
 /// Regular files by their names. Its calls block on the disk.
 pub(super) trait Files: fmt::Debug + Send + Sync {
@@ -41,9 +39,7 @@ impl dyn Files + '_ {
 
     /// Opens the file of a blob, which is as long as its descriptor says.
     pub(super) fn open_blob(&self, descriptor: &Descriptor) -> Result<Span> {
-        let digest = descriptor.digest();
-        // The type of a digest lets no slash through, so the name has three parts.
-        let name = format!("blobs/{}/{}", digest.algorithm(), digest.digest());
+        let name = blob_name(descriptor);
         let span = self.open(&name)?.ok_or_else(|| not_found(self.path(), descriptor))?;
         match span.size == descriptor.size() {
             true => Ok(span),

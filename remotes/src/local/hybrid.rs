@@ -2,13 +2,14 @@
 
 use oci_spec::image::{Descriptor, Digest};
 use windlass_images::{
+    archive::layout::bare,
     media_type,
     view::{Index, Manifest},
 };
 
 use super::{
     files::Files,
-    oci::{bare, malformed, read_index},
+    oci::{malformed, read_index},
 };
 use crate::{Error, Result};
 

@@ -10,12 +10,11 @@
 //! become files. What is read to resolve a name is limited in size and checked against its digest; all else streams.
 
 mod archive;
+mod choose;
 mod docker;
 mod files;
 mod folder;
-mod header;
 mod hybrid;
-mod names;
 mod oci;
 mod source;
 

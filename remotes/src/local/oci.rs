@@ -1,26 +1,19 @@
 use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
-use oci_spec::image::{Descriptor, MediaType};
+use oci_spec::image::Descriptor;
 use serde::Deserialize;
-use windlass_content::hash::sha256;
-use windlass_images::{media_type, view::Index};
+use windlass_images::archive::layout::{INDEX, MARKER, Marker, VERSION, bare, names, parse_index, roots};
 use windlass_reference::Reference;
 
 use super::{
     archive::Archive,
     blocking,
+    choose::{Wanted, choose, choose_all, recorded_all},
     files::{BlobFetcher, Files},
     folder::Folder,
-    names::{Named, Wanted, choose},
 };
 use crate::{Error, Resolved, Resolver, Result};
-
-/// The version of the image layout, of which there is one so far (image-spec, image-layout.md).
-const VERSION: &str = "1.0.0";
-const INDEX: &str = "index.json";
-/// Where a layout has an image's name: containerd writes whole ones in the first, and most others tags in the second.
-const NAMES: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 
 /// The images in a folder that is an OCI image layout.
 ///
@@ -51,6 +44,17 @@ impl OciLayout {
     /// [`Error::TooLarge`] and [`Error::DigestMismatch`] if the layout or the image's root cannot be used.
     pub async fn resolve_tag(&self, tag: Option<&str>) -> Result<Resolved> {
         self.layout.resolve(Wanted::text(tag)).await
+    }
+
+    /// Finds all images, under all of their names; those of `wanted` tags, names or digests if there are any.
+    ///
+    /// An image without a name is recorded as `localhost/FOLDER`, or by its digest if there are several.
+    ///
+    /// # Errors
+    ///
+    /// As [`resolve_tag`](Self::resolve_tag), but several images are no error.
+    pub async fn resolve_all(&self, wanted: &[String]) -> Result<Vec<Resolved>> {
+        self.layout.resolve_all(wanted.to_vec()).await
     }
 }
 
@@ -87,6 +91,17 @@ impl OciArchive {
     pub async fn resolve_tag(&self, tag: Option<&str>) -> Result<Resolved> {
         self.layout.resolve(Wanted::text(tag)).await
     }
+
+    /// Finds all images, under all of their names; those of `wanted` tags, names or digests if there are any.
+    ///
+    /// An image without a name is recorded as `localhost/FILE`, or by its digest if there are several.
+    ///
+    /// # Errors
+    ///
+    /// As [`resolve_tag`](Self::resolve_tag), but several images are no error.
+    pub async fn resolve_all(&self, wanted: &[String]) -> Result<Vec<Resolved>> {
+        self.layout.resolve_all(wanted.to_vec()).await
+    }
 }
 
 #[async_trait]
@@ -104,19 +119,13 @@ struct Layout {
 
 impl Layout {
     fn open(files: Arc<dyn Files>) -> Result<Self> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Marker {
-            image_layout_version: String,
-        }
-        let name = "oci-layout";
-        let marker: Marker = parse_json(&*files, name, &files.read(name)?)?;
+        let marker: Marker = parse_json(&*files, MARKER, &files.read(MARKER)?)?;
         match marker.image_layout_version == VERSION {
             true => Ok(Self { files }),
             false => {
                 let version = marker.image_layout_version;
                 Err(files
-                    .refused(name, format!("the layout has version {version:?}; {VERSION} is supported")))
+                    .refused(MARKER, format!("the layout has version {version:?}; {VERSION} is supported")))
             }
         }
     }
@@ -124,10 +133,8 @@ impl Layout {
     async fn resolve(&self, wanted: Wanted) -> Result<Resolved> {
         let files = self.files.clone();
         blocking(move || {
-            // What is no image, such as a signature, is not what anybody means by the only one.
-            let roots: Vec<_> =
-                read_index(&*files)?.into_iter().filter(|root| is_root(root.media_type())).collect();
-            let names: Vec<_> = roots.iter().map(|root| named(root, &roots)).collect();
+            let roots = roots(read_index(&*files)?);
+            let names = names(&roots);
             let (chosen, name) = choose(files.path(), &names, &wanted)?;
             let root = &roots[chosen.image];
             // A name stands for content that is there and right.
@@ -136,21 +143,33 @@ impl Layout {
         })
         .await
     }
+
+    async fn resolve_all(&self, wanted: Vec<String>) -> Result<Vec<Resolved>> {
+        let files = self.files.clone();
+        blocking(move || {
+            let roots = roots(read_index(&*files)?);
+            let names = names(&roots);
+            let chosen = choose_all(files.path(), &names, &wanted)?;
+            for name in &chosen {
+                files.read_blob(&roots[name.image])?;
+            }
+            let chosen: Vec<_> = chosen.into_iter().map(|name| (name, roots[name.image].digest())).collect();
+            let resolved = |(name, root): (String, usize)| Resolved {
+                name,
+                descriptor: bare(&roots[root]),
+                fetcher: Arc::new(BlobFetcher(files.clone())),
+            };
+            let images = chosen.iter().map(|(name, _)| name.image);
+            Ok(recorded_all(files.path(), &chosen).into_iter().zip(images).map(resolved).collect())
+        })
+        .await
+    }
 }
 
 /// The descriptors in `index.json`.
 pub(super) fn read_index(files: &dyn Files) -> Result<Vec<Descriptor>> {
     let bytes = files.read(INDEX)?;
-    let descriptor = Descriptor::new(MediaType::ImageIndex, bytes.len() as u64, sha256(&bytes));
-    match Index::parse(&descriptor, &bytes) {
-        Ok(index) => Ok(index.manifests),
-        Err(error) => Err(malformed(files, INDEX, error)),
-    }
-}
-
-/// A descriptor without what `index.json` says beside it, as registries give it.
-pub(super) fn bare(descriptor: &Descriptor) -> Descriptor {
-    Descriptor::new(descriptor.media_type().clone(), descriptor.size(), descriptor.digest().clone())
+    parse_index(&bytes).map_err(|error| malformed(files, INDEX, error))
 }
 
 /// Parses a JSON document of a local file.
@@ -172,15 +191,4 @@ pub(super) fn malformed(files: &dyn Files, name: &str, error: windlass_images::E
         windlass_images::Error::Malformed { reason, .. } => files.refused(name, reason),
         other => files.refused(name, other.to_string()),
     }
-}
-
-fn is_root(media_type: &MediaType) -> bool {
-    media_type::is_index(media_type) || media_type::is_manifest(media_type)
-}
-
-fn named(root: &Descriptor, roots: &[Descriptor]) -> Named {
-    // An image is listed once for each of its names.
-    let image = roots.iter().position(|it| it.digest() == root.digest()).expect("it is one of them");
-    let annotation = |name: &str| root.annotations().as_ref()?.get(name).map(String::as_str);
-    Named::new(image, root.digest().to_string(), &NAMES.map(annotation))
 }

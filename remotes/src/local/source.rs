@@ -62,6 +62,31 @@ impl Source {
             Self::Registry(reference) => registry.resolve(reference).await,
         }
     }
+
+    /// As [`resolve`](Self::resolve), but gives all images of a local file, or those of `wanted` tags, names or digests if
+    /// there are any. If the text names one of them, only that one.
+    ///
+    /// # Errors
+    ///
+    /// Those of `registry`, or of opening the local file and of its `resolve_all`.
+    pub async fn resolve_all(&self, registry: &dyn Resolver, wanted: &[String]) -> Result<Vec<Resolved>> {
+        let chosen = |image: Option<String>| image.map_or_else(|| wanted.to_vec(), |image| vec![image]);
+        match self {
+            Self::Oci(location) => {
+                let (opened, image) = location.open(OciLayout::open).await?;
+                opened.resolve_all(&chosen(image)).await
+            }
+            Self::OciArchive(location) => {
+                let (opened, image) = location.open(OciArchive::open).await?;
+                opened.resolve_all(&chosen(image)).await
+            }
+            Self::DockerArchive(location) => {
+                let (opened, image) = location.open(DockerArchive::open).await?;
+                opened.resolve_all(&chosen(image)).await
+            }
+            Self::Registry(reference) => Ok(vec![registry.resolve(reference).await?]),
+        }
+    }
 }
 
 /// Looks at the text only.

@@ -3,29 +3,40 @@
 use std::io;
 
 use tar::{EntryType, Header};
-use windlass_content::ReadAt;
+
+use super::entries::Source;
 
 /// What headers and data are padded to, in bytes.
 pub(super) const BLOCK: u64 = 512;
 /// The most that the extensions of one header may have, in bytes.
 const MAX_EXTENSIONS: u64 = 1 << 20;
 
-/// The header at a position, or `None` where the archive ends.
-pub(super) fn header_at(source: &dyn ReadAt, position: u64, length: u64) -> io::Result<Option<Header>> {
-    if position >= length {
+/// What compressed files start with.
+const COMPRESSED: [(&[u8], &str); 4] =
+    [(&[0x1f, 0x8b], "gzip"), (&[0x28, 0xb5, 0x2f, 0xfd], "zstd"), (b"\xfd7zXZ\0", "xz"), (b"BZh", "bzip2")];
+
+/// Reads the next header, or `None` where the archive ends.
+pub(super) fn next_header(source: &mut dyn Source) -> io::Result<Option<Header>> {
+    let mut header = Header::new_old();
+    let read = read_full(source, header.as_mut_bytes())?;
+    let block = header.as_bytes();
+    if read == 0 || read == block.len() && block.iter().all(|byte| *byte == 0) {
         return Ok(None);
     }
-    let mut header = Header::new_old();
-    read_exact_at(source, header.as_mut_bytes(), position)?;
-    let block = header.as_bytes();
-    if block.iter().all(|byte| *byte == 0) {
-        return Ok(None);
+    if let Some((_, name)) = COMPRESSED.iter().find(|(magic, _)| block.starts_with(magic)) {
+        return Err(invalid(format!(
+            "it is compressed with {name}; decompress it first, for example with `{name} -d`"
+        )));
+    }
+    if read < block.len() {
+        return Err(cut_off());
     }
     // The checksum counts its own field as spaces.
     let others = block[..148].iter().chain(&block[156..]);
     let sum = others.map(|byte| u32::from(*byte)).sum::<u32>() + 8 * u32::from(b' ');
     match header.cksum() {
-        Ok(checksum) if checksum == sum => Ok(Some(header)),
+        // A fuzzer cannot compute it, and would never get past here.
+        Ok(checksum) if checksum == sum || cfg!(fuzzing) => Ok(Some(header)),
         _ => Err(invalid("it is no tar archive, or is damaged: the checksum of a header is wrong")),
     }
 }
@@ -61,12 +72,12 @@ impl Extensions {
         }
     }
 
-    /// Reads an extension of the next header. False if it is none, but an entry.
+    /// Reads an extension of the next header from `source`, which has `size` bytes of it. False if it is none, but an
+    /// entry.
     pub(super) fn take_in(
         &mut self,
         kind: EntryType,
-        source: &dyn ReadAt,
-        start: u64,
+        source: &mut dyn Source,
         size: u64,
     ) -> io::Result<bool> {
         if !is_extension(kind) {
@@ -76,12 +87,14 @@ impl Extensions {
         if kind.is_pax_global_extensions() {
             return Ok(true);
         }
-        self.read += size;
+        self.read = self.read.saturating_add(size);
         if self.read > MAX_EXTENSIONS {
             return Err(invalid(format!("the headers of an entry have more than {MAX_EXTENSIONS} bytes")));
         }
         let mut text = vec![0; usize::try_from(size).expect("it is below the limit")];
-        read_exact_at(source, &mut text, start)?;
+        if read_full(source, &mut text)? < text.len() {
+            return Err(cut_off());
+        }
         if kind.is_pax_local_extensions() {
             self.take_in_records(&text)?;
             return Ok(true);
@@ -134,19 +147,18 @@ fn decimal(text: &[u8]) -> Option<u64> {
     str::from_utf8(text).ok()?.parse().ok()
 }
 
-fn read_exact_at(source: &dyn ReadAt, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
-    while !buf.is_empty() {
-        match source.read_at(buf, offset) {
-            Ok(0) => return Err(cut_off()),
-            Ok(read) => {
-                buf = &mut buf[read..];
-                offset += read as u64;
-            }
+/// Fills a buffer; gives how much there was, if the archive ends before.
+fn read_full(source: &mut dyn Source, buf: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buf.len() {
+        match source.read(&mut buf[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(filled)
 }
 
 pub(super) fn cut_off() -> io::Error {

@@ -1,7 +1,9 @@
-//! What the images in a local file are called, and which of them is wanted.
+//! Which of the images in a local file is wanted.
 
 use std::path::Path;
 
+use oci_spec::image::Digest;
+use windlass_images::archive::{Named, choose_names, recorded_names};
 use windlass_reference::Reference;
 
 use crate::{Error, Result};
@@ -20,73 +22,6 @@ pub(super) enum Wanted {
 impl Wanted {
     pub(super) fn text(text: Option<&str>) -> Self {
         text.map_or(Self::Only, |text| Self::Text(text.into()))
-    }
-}
-
-/// One name of an image. An image may have several.
-#[derive(Debug)]
-pub(super) struct Named {
-    /// Which image it is, counted from 0.
-    pub(super) image: usize,
-    /// The digest that can stand for the name.
-    id: String,
-    /// The name as it is written in the file.
-    text: Option<String>,
-    /// The same, if it is more than a tag.
-    full: Option<Reference>,
-}
-
-impl Named {
-    /// The names in `texts`, of which the first whole one counts; `redis` is a tag, and `redis:7` a whole name.
-    pub(super) fn new(image: usize, id: impl Into<String>, texts: &[Option<&str>]) -> Self {
-        let whole = |text: &&str| text.contains([':', '/']);
-        let full = texts.iter().flatten().copied().filter(whole).find_map(|text| Reference::parse(text).ok());
-        // The last one is the shortest one that there is.
-        let text = texts.iter().flatten().next_back().map(|text| (*text).to_owned());
-        Self { image, id: id.into(), text, full }
-    }
-
-    /// The name to record the image under: its own one, or one made of the file's name and the image's tag.
-    fn recorded(&self, path: &Path) -> String {
-        if let Some(full) = &self.full {
-            return full.to_string();
-        }
-        let file = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-        let name: String = file.strip_suffix(".tar").unwrap_or(&file).chars().take(100).collect();
-        let name = name.replace(|c| !allowed(c), "-");
-        let name = match name.trim_matches('-') {
-            "" => "image",
-            name => name,
-        };
-        let named = Reference::parse(&format!("localhost/{name}"))
-            .expect("letters, digits and dashes between them are a repository");
-        let tag = self.text.as_deref().unwrap_or_default();
-        let tag = tag.replace(|c: char| !c.is_ascii_alphanumeric() && !"_.-".contains(c), "_");
-        // A tag that still is none, such as one that starts with a dash, says as little as one that is missing.
-        named.clone().with_tag(&tag).unwrap_or(named).to_string()
-    }
-
-    fn is_exactly(&self, text: &str) -> bool {
-        self.id == text
-            || self.text.as_deref() == Some(text)
-            || self.full.is_some() && self.full == Reference::parse(text).ok()
-    }
-
-    fn has_tag(&self, tag: &str) -> bool {
-        match &self.full {
-            Some(full) => full.tag() == Some(tag),
-            None => self.text.as_deref() == Some(tag),
-        }
-    }
-
-    /// How a message calls it.
-    fn shown(&self) -> String {
-        match (&self.full, &self.text) {
-            (Some(full), _) => full.familiar(),
-            (None, Some(text)) => text.clone(),
-            (None, None) => self.id.clone(),
-        }
     }
 }
 
@@ -116,9 +51,28 @@ pub(super) fn choose<'a>(path: &Path, names: &'a [Named], wanted: &Wanted) -> Re
     }
     let recorded = match wanted {
         Wanted::Reference(reference) => reference.to_string(),
-        Wanted::Only | Wanted::Text(_) => first.recorded(path),
+        Wanted::Only | Wanted::Text(_) => first.recorded(&base(path)),
     };
     Ok((first, recorded))
+}
+
+/// All names that are wanted.
+pub(super) fn choose_all<'a>(path: &Path, names: &'a [Named], wanted: &[String]) -> Result<Vec<&'a Named>> {
+    if names.is_empty() {
+        return Err(not_found(path, names, &Wanted::Only));
+    }
+    choose_names(names, wanted).map_err(|text| not_found(path, names, &Wanted::Text(text.into())))
+}
+
+/// What each of the chosen names, which stand for these digests, is recorded as.
+pub(super) fn recorded_all(path: &Path, chosen: &[(&Named, &Digest)]) -> Vec<String> {
+    let names = recorded_names(chosen, Some(&base(path)));
+    names.into_iter().map(|name| name.expect("with a base, everything has a name")).collect()
+}
+
+/// What images that have only a tag are called after.
+fn base(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn not_found(path: &Path, names: &[Named], wanted: &Wanted) -> Error {
@@ -217,20 +171,5 @@ mod tests {
             Ok((1, "docker.io/library/redis:7".into())),
             "the first one counts"
         );
-    }
-
-    #[test]
-    fn a_name_is_made_of_any_file_and_tag() {
-        for (path, tag, name) in [
-            ("/a/layout", Some("v1"), "localhost/layout:v1"),
-            ("/a/App_1.2.tar", Some("1.0+x"), "localhost/app-1-2:1.0_x"),
-            ("/a/ünicode", Some("-"), "localhost/nicode:latest"),
-            ("/", None, "localhost/image:latest"),
-            ("/a/...", Some(""), "localhost/image:latest"),
-        ] {
-            let recorded = Named::new(0, "", &[tag]).recorded(Path::new(path));
-            assert_eq!(recorded, name, "{path}");
-            assert_eq!(Reference::parse(&recorded).expect(path).to_string(), name, "it is canonical");
-        }
     }
 }
