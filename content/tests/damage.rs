@@ -22,6 +22,7 @@ use windlass_content::{
     testsuite::{descriptor, put, writer},
 };
 
+/// Puts something that is no blob at a path.
 type Make = fn(&Path);
 
 #[tokio::test]
@@ -175,7 +176,6 @@ async fn many_blobs_are_verified_by_few_threads_and_the_work_ends_with_the_strea
     assert_eq!((all.len(), some.len()), (100, 5));
 }
 
-/// Puts something that is no blob at a path.
 fn labels() -> Labels {
     Labels::from([("key".to_owned(), "value".to_owned())])
 }
