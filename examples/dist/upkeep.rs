@@ -25,7 +25,8 @@ pub(crate) async fn verify(windlass: &Windlass, quarantine: bool) -> anyhow::Res
         match blob.condition {
             Condition::Damaged { reason, quarantined, .. } => {
                 damaged += 1;
-                let place = quarantined.map(|path| format!(", moved to {}", path.display())).unwrap_or_default();
+                let place =
+                    quarantined.map(|path| format!(", moved to {}", path.display())).unwrap_or_default();
                 output::line(format!("{} {reason}{place}", blob.digest))?;
             }
             _ => good += 1,

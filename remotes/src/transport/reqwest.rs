@@ -191,16 +191,13 @@ fn failure(error: reqwest::Error) -> TransportError {
 
 /// Whether the other side's certificate was refused.
 fn is_untrusted(error: &(dyn StdError + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let tls = inner.and_then(|inner| inner.downcast_ref()).or_else(|| cause.downcast_ref());
-        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
-            return true;
-        }
-        next = cause.source();
+    if let Some(error) = error.downcast_ref() {
+        return matches!(error, rustls::Error::InvalidCertificate(_));
     }
-    false
+    // An I/O error gives the cause of what is in it, and not what is in it.
+    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    let inner = inner.map(|inner| inner as &(dyn StdError + 'static));
+    inner.or_else(|| error.source()).is_some_and(is_untrusted)
 }
 
 fn setup(reason: String) -> TransportError {
