@@ -7,6 +7,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// Several images have digests that begin so. More digits tell which.
+    #[error("more than one image has a digest that begins with {prefix}; use more of it")]
+    Ambiguous {
+        /// What was given.
+        prefix: String,
+    },
+
     /// The container's name could lead out of the folder of bundles.
     #[error("{id:?} is no container id: use letters, digits, `_`, `.`, `+` and `-`")]
     ContainerId {

@@ -5,7 +5,7 @@ use oci_spec::image::Descriptor;
 use windlass_content::{Blob, Error as ContentError, Provider};
 use windlass_images::export::{ExportOptions, export, export_layout};
 
-use crate::{Error, Refetching, Result, Windlass, pull::blocking};
+use crate::{Error, Refetching, Result, Windlass, windlass::blocking};
 
 /// The content of several images: what one does not have, another may.
 #[derive(Debug)]
@@ -16,9 +16,11 @@ impl Provider for AnyOf {
     async fn open(&self, descriptor: &Descriptor) -> Result<Blob, ContentError> {
         let mut answer = Err(ContentError::NotFound { digest: descriptor.digest().clone() });
         for image in &self.0 {
-            answer = image.open(descriptor).await;
-            if answer.is_ok() {
-                break;
+            match image.open(descriptor).await {
+                Ok(blob) => return Ok(blob),
+                // Another one may have it. If none does, what says more than that it is missing counts.
+                Err(ContentError::NotFound { .. }) => {}
+                Err(error) => answer = Err(error),
             }
         }
         answer

@@ -14,7 +14,7 @@ use windlass_images::{
 use windlass_remotes::local::Source;
 use windlass_rootfs::compression::decompress;
 
-use crate::{Platforms, PullOptions, Pulled, Result, Retain, Windlass, pull::Extent};
+use crate::{Platforms, PullOptions, Pulled, Result, Retain, Windlass, attempt::Extent};
 
 /// What an import does beyond the defaults.
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use oci_spec::image::{Descriptor, Digest};
 use windlass_content::{Filter as Blobs, Store};
 use windlass_images::{BoxError, ChildrenHandler, Filter, Handler, Image, Next, Platform, walk};
 
-use crate::{Result, Windlass, pull::blocking};
+use crate::{Result, Windlass, windlass::blocking};
 
 /// What takes the space in a folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use windlass_images::Image;
 use windlass_remotes::{Registry, Resolver};
 use windlass_snapshot::{Durability, Snapshotter};
 
-use crate::{Error, Result, pull::Platforms};
+use crate::{Error, Platforms, Result};
 
 /// One folder with content, images and snapshots, and the way to the registries.
 ///
@@ -200,4 +200,11 @@ impl Builder {
 fn install_tls_provider() {
     // An error says that there is one already, which is what we want.
     let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// Runs disk work off the runtime's workers.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.expect("the work neither panics nor is aborted")
 }
