@@ -170,6 +170,9 @@ pub(crate) enum LocalCommand {
         reference: Reference,
     },
     /// List the images that are here, or do something with them.
+    ///
+    /// Images are called by name, or by digest: `sha256:0123…`, as much of it as makes it unique; without `sha256:` at least
+    /// 12 digits.
     #[command(args_conflicts_with_subcommands = true)]
     Images {
         /// One JSON object per line.
@@ -266,28 +269,31 @@ pub(crate) enum RootfsCommand {
 pub(crate) enum ImagesCommand {
     /// Take names off the list; `gc` then frees the space.
     Rm {
-        /// The images.
-        #[arg(required = true)]
-        names: Vec<Reference>,
+        /// The images. A digest that several names stand for removes none of them.
+        #[arg(required = true, value_name = "IMAGE", value_parser = image)]
+        names: Vec<String>,
     },
     /// Give an image another name, too.
     Tag {
-        /// The image.
-        name: Reference,
+        /// The image, by name or digest.
+        #[arg(value_name = "IMAGE", value_parser = image)]
+        name: String,
         /// Its other name.
         new: Reference,
     },
     /// Print what is known of an image, as JSON.
     Inspect {
-        /// The image.
-        name: Reference,
+        /// The image, by name or digest.
+        #[arg(value_name = "IMAGE", value_parser = image)]
+        name: String,
         #[command(flatten)]
         platform: PlatformArgs,
     },
-    /// Say what of images is here, for each platform.
+    /// Say what of images is here, for each platform; fail if of one of them no platform is whole.
     Check {
-        /// The images [default: all].
-        names: Vec<Reference>,
+        /// The images, by name or digest [default: all].
+        #[arg(value_name = "IMAGE", value_parser = image)]
+        names: Vec<String>,
     },
     /// Take in images from an archive: an OCI layout in a tar, or one of `docker save`, plain or compressed.
     Import(ImportArgs),
@@ -321,11 +327,12 @@ pub(crate) struct ImportArgs {
 pub(crate) struct ExportArgs {
     /// The file to write; `-` for stdout.
     pub(crate) file: String,
-    /// The images.
-    #[arg(required = true)]
-    pub(crate) names: Vec<Reference>,
-    #[command(flatten)]
-    pub(crate) platform: PlatformArgs,
+    /// The images, by name or digest.
+    #[arg(required = true, value_name = "IMAGE", value_parser = image)]
+    pub(crate) names: Vec<String>,
+    /// Only the image for this platform, of an index with several [default: all that are here].
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(crate) platform: Option<Platform>,
 }
 
 #[derive(Debug, Args)]
@@ -379,8 +386,9 @@ impl PullArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PushArgs {
-    /// An image that is here.
-    pub(crate) name: Reference,
+    /// An image that is here, by name or digest.
+    #[arg(value_name = "IMAGE", value_parser = image)]
+    pub(crate) name: String,
     /// Where to [default: its own name].
     pub(crate) to: Option<Reference>,
     /// Send only this platform's image of an index.
@@ -464,9 +472,15 @@ pub(crate) struct RunArgs {
     pub(crate) host_network: bool,
     #[command(flatten)]
     pub(crate) platforms: PlatformArgs,
-    /// The image. It is pulled if it is not here.
-    pub(crate) reference: Reference,
+    /// The image, by name or digest. It is pulled if nothing of that name is here.
+    #[arg(value_name = "IMAGE", value_parser = image)]
+    pub(crate) image: String,
     /// What to run instead of the image's command.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) command: Vec<String>,
+}
+
+/// Something that can name an image: a reference. A digest, or the beginning of one, looks like one, too.
+fn image(text: &str) -> Result<String, windlass::reference::Error> {
+    Reference::parse(text).map(|_| text.to_owned())
 }

@@ -7,10 +7,12 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use oci_spec::image::Descriptor;
 use serde_json::json;
 use windlass::{
-    ExportOptions, ImportOptions, Platforms, Windlass,
-    images::{Filter, check, progress},
+    ExportOptions, ImportOptions, Reference, Windlass,
+    images::{Filter, Record, check, media_type, progress},
+    labels,
     remotes::local::Source,
 };
 
@@ -21,23 +23,20 @@ use crate::{
 
 pub(crate) async fn command(windlass: &Windlass, command: ImagesCommand) -> anyhow::Result<()> {
     match command {
-        ImagesCommand::Rm { names } => {
-            rm(windlass, &names.iter().map(ToString::to_string).collect::<Vec<_>>()).await
-        }
+        ImagesCommand::Rm { names } => rm(windlass, &names).await,
         ImagesCommand::Tag { name, new } => {
-            windlass.tag(&name.to_string(), &new.to_string()).await?;
+            let name = windlass.find(&name).await?.name;
+            windlass.tag(&name, &new.to_string()).await?;
             Ok(())
         }
-        ImagesCommand::Inspect { name, platform } => inspect(windlass, &name.to_string(), &platform).await,
-        ImagesCommand::Check { names } => {
-            check_all(windlass, names.iter().map(ToString::to_string).collect()).await
-        }
+        ImagesCommand::Inspect { name, platform } => inspect(windlass, &name, &platform).await,
+        ImagesCommand::Check { names } => check_all(windlass, names).await,
         ImagesCommand::Import(arguments) => import(windlass, arguments).await,
         ImagesCommand::Export(arguments) => export(windlass, arguments).await,
     }
 }
 
-pub(crate) fn list(windlass: &Windlass, json: bool) -> anyhow::Result<()> {
+pub(crate) async fn list(windlass: &Windlass, json: bool) -> anyhow::Result<()> {
     let records = windlass.images().list(&Filter::all())?;
     if json {
         for record in records {
@@ -52,35 +51,42 @@ pub(crate) fn list(windlass: &Windlass, json: bool) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    let rows: Vec<_> = records
-        .into_iter()
-        .map(|record| {
-            let target = record.target;
-            [
-                record.name,
-                target.media_type().to_string(),
-                target.digest().to_string(),
-                output::size(target.size()),
-            ]
-        })
-        .collect();
+    let mut rows = Vec::new();
+    for record in records {
+        let size = size(windlass, &record).await;
+        let target = record.target;
+        rows.push([record.name, target.media_type().to_string(), target.digest().to_string(), size]);
+    }
     Ok(output::table(["REF", "TYPE", "DIGEST", "SIZE"], &rows)?)
 }
 
+/// What the images below a name take when they are sent, of those platforms of which the manifest is here.
+async fn size(windlass: &Windlass, record: &Record) -> String {
+    // One that cannot be read is for `check` to explain.
+    let Ok(checked) = check(windlass.content(), &record.target, None).await else { return "?".to_owned() };
+    let known = checked.iter().filter(|it| !it.missing.contains(&it.descriptor));
+    output::size(known.map(|it| it.size).sum())
+}
+
 async fn rm(windlass: &Windlass, names: &[String]) -> anyhow::Result<()> {
-    for name in names {
-        if !windlass.remove(name).await? {
-            bail!("no image {name} here");
+    for text in names {
+        let record = windlass.find(text).await?;
+        let same = windlass.images().list(&Filter::all().digest(record.target.digest().clone()))?;
+        let is_named = Reference::parse(text).is_ok_and(|name| name.to_string() == record.name);
+        if same.len() > 1 && !is_named {
+            let names: Vec<_> = same.into_iter().map(|record| record.name).collect();
+            bail!("{text} has several names: {}; say which of them to remove", names.join(", "));
         }
-        output::line(name)?;
+        windlass.remove(&record.name).await?;
+        output::line(record.name)?;
     }
     Ok(())
 }
 
 /// Prints what is known of an image, as JSON. Manifest and config are what was fetched.
 async fn inspect(windlass: &Windlass, name: &str, platform: &PlatformArgs) -> anyhow::Result<()> {
-    let record = windlass.images().get(name)?.with_context(|| format!("no image {name} here"))?;
-    let image = windlass.image(name, &platform.platforms()).await?;
+    let record = windlass.find(name).await?;
+    let image = windlass.image(&record.name, &platform.platforms()).await?;
     let read = async |descriptor| -> anyhow::Result<serde_json::Value> {
         use windlass::content::ProviderExt;
         Ok(serde_json::from_slice(&windlass.content().read(descriptor, 4 << 20).await?)?)
@@ -95,7 +101,7 @@ async fn inspect(windlass: &Windlass, name: &str, platform: &PlatformArgs) -> an
         })
         .collect();
     let shown = json!({
-        "name": name,
+        "name": record.name,
         "target": record.target,
         "labels": record.labels,
         "size": image.size(),
@@ -106,32 +112,40 @@ async fn inspect(windlass: &Windlass, name: &str, platform: &PlatformArgs) -> an
     Ok(output::line(serde_json::to_string_pretty(&shown)?)?)
 }
 
-/// Prints what is missing of each platform's image; the host's must be whole.
+/// Prints what is missing of each platform's image; one of each must be whole.
 async fn check_all(windlass: &Windlass, names: Vec<String>) -> anyhow::Result<()> {
-    let names = match names.is_empty() {
-        true => windlass.images().list(&Filter::all())?.into_iter().map(|record| record.name).collect(),
-        false => names,
-    };
+    let mut records = Vec::new();
+    for name in &names {
+        records.push(windlass.find(name).await?);
+    }
+    if names.is_empty() {
+        records = windlass.images().list(&Filter::all())?;
+    }
     let (mut rows, mut broken) = (Vec::new(), Vec::new());
-    for name in names {
-        let record = windlass.images().get(&name)?.with_context(|| format!("no image {name} here"))?;
+    for record in records {
         let checked = check(windlass.content(), &record.target, None).await?;
-        if !checked.iter().any(windlass::images::Checked::is_complete) {
-            broken.push(name.clone());
-        }
+        let are_discarded = record.labels.contains_key(labels::UNPACKED);
+        let is_layer = |blob: &Descriptor| media_type::is_layer(blob.media_type());
+        let mut is_broken = true;
         for image in checked {
             let platform = image.platform.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
             let state = match image.missing.len() {
                 0 => "complete".to_owned(),
+                _ if are_discarded && image.missing.iter().all(is_layer) => "layers not kept".to_owned(),
+                1 => "1 blob missing".to_owned(),
                 missing => format!("{missing} blobs missing"),
             };
-            rows.push([name.clone(), platform, image.descriptor.digest().to_string(), state]);
+            is_broken &= state.ends_with("missing");
+            rows.push([record.name.clone(), platform, image.descriptor.digest().to_string(), state]);
+        }
+        if is_broken {
+            broken.push(record.name);
         }
     }
     output::table(["REF", "PLATFORM", "MANIFEST", "STATE"], &rows)?;
     match broken.is_empty() {
         true => Ok(()),
-        false => bail!("of {} nothing is whole; pull it again", broken.join(", ")),
+        false => bail!("no platform is whole of {}; pull it again", broken.join(", ")),
     }
 }
 
@@ -160,12 +174,12 @@ async fn import(windlass: &Windlass, arguments: ImportArgs) -> anyhow::Result<()
 }
 
 async fn export(windlass: &Windlass, arguments: ExportArgs) -> anyhow::Result<()> {
-    let ExportArgs { file, names, platform } = arguments;
-    let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-    let options = match platform.platforms() {
-        Platforms::One(platform) => ExportOptions::default().platform(platform),
-        _ => ExportOptions::default(),
-    };
+    let ExportArgs { file, names: texts, platform } = arguments;
+    let mut names = Vec::new();
+    for text in &texts {
+        names.push(windlass.find(text).await?.name);
+    }
+    let options = platform.into_iter().fold(ExportOptions::default(), ExportOptions::platform);
     if file == "-" {
         return Ok(windlass.export(&names, &options, BufWriter::new(io::stdout())).await?);
     }

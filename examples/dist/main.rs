@@ -81,7 +81,7 @@ async fn local(settings: &Settings, command: LocalCommand) -> anyhow::Result<Exi
         LocalCommand::Fetch(arguments) => fetch::fetch(&windlass, arguments).await?,
         LocalCommand::FetchObject { reference } => fetch::object(&windlass, &reference).await?,
         LocalCommand::Push(arguments) => push::push(&windlass, settings.registry()?, arguments).await?,
-        LocalCommand::Images { json, command: None } => images::list(&windlass, json)?,
+        LocalCommand::Images { json, command: None } => images::list(&windlass, json).await?,
         LocalCommand::Images { command: Some(command), .. } => images::command(&windlass, command).await?,
         LocalCommand::Verify { quarantine } => upkeep::verify(&windlass, quarantine).await?,
         LocalCommand::Gc(arguments) => upkeep::gc(&windlass, arguments).await?,
