@@ -33,11 +33,11 @@ pub(crate) async fn push(windlass: &Windlass, registry: Registry, arguments: Pus
     };
     let source = Arc::new(from_provider(windlass.refetching(name).await?));
     let sent = send(&registry, source, &to, &root, &upload, &upload.mount_from).await;
-    sent.with_context(|| match is_index(root.media_type()) {
-        true => format!(
-            "cannot push {name}: all images of an index must be here (`dist fetch --all-platforms`), or be left out (--platform)"
+    sent.with_context(|| match root.media_type() {
+        index if is_index(index) => format!(
+            "cannot push {name}, an index: all its images must be here (`dist fetch --all-platforms`), or one be chosen (--platform)"
         ),
-        false => format!("cannot push {name}"),
+        _ => format!("cannot push {name}"),
     })
 }
 
