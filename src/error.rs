@@ -32,7 +32,7 @@ pub enum Error {
     /// No image of that name has been pulled.
     #[error("no image {name} here; pull it first")]
     NoImage {
-        /// The name, as [`Reference`](crate::Reference) normalises it.
+        /// The name, as [`Reference`](crate::Reference) normalises it; a digest, as it was given.
         name: String,
     },
 

@@ -43,8 +43,7 @@ impl Windlass {
     /// The content of the image that a manifest belongs to: what is missing of it is fetched again, if it was discarded.
     pub(crate) async fn content_of(&self, manifest: &Descriptor) -> Result<Arc<dyn Provider>> {
         let this = self.clone();
-        let discarded =
-            blocking(move || Ok(this.images().list(&Filter::all().label(UNPACKED))?)).await?;
+        let discarded = blocking(move || Ok(this.images().list(&Filter::all().label(UNPACKED))?)).await?;
         for record in discarded {
             // One that cannot be read has nothing to say.
             let below = manifests(self.content(), &record.target).await.unwrap_or_default();

@@ -480,7 +480,11 @@ pub(crate) struct RunArgs {
     pub(crate) command: Vec<String>,
 }
 
-/// Something that can name an image: a reference. A digest, or the beginning of one, looks like one, too.
+/// Something that can name an image: a reference, or a digest. Their beginnings look like references, too.
 fn image(text: &str) -> Result<String, windlass::reference::Error> {
-    Reference::parse(text).map(|_| text.to_owned())
+    let is_hex = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !is_hex {
+        Reference::parse(text)?;
+    }
+    Ok(text.to_owned())
 }

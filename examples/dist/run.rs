@@ -12,15 +12,15 @@ pub(crate) async fn run(windlass: &Windlass, arguments: RunArgs) -> anyhow::Resu
     let platforms = arguments.platforms.platforms();
     let name = match windlass.find(&arguments.image).await {
         Ok(record) => record.name,
-        Err(windlass::Error::NoImage { name }) => {
-            // A digest stays as it was written, and there is nowhere to pull it from.
-            let reference: Reference = arguments.image.parse()?;
-            if name != reference.to_string() {
-                bail!("no image {name} here");
+        Err(windlass::Error::NoImage { name }) => match arguments.image.parse::<Reference>() {
+            Ok(reference) if reference.to_string() == name => {
+                eprintln!("{name} is not here; pulling it");
+                let options = PullOptions::default().platforms(platforms.clone());
+                windlass.pull_with(&reference, options).await?.name
             }
-            eprintln!("{name} is not here; pulling it");
-            windlass.pull_with(&reference, PullOptions::default().platforms(platforms.clone())).await?.name
-        }
+            // A digest stays as it was written, and there is nowhere to pull it from.
+            _ => bail!("no image {name} here"),
+        },
         Err(error) => return Err(error.into()),
     };
     let id = arguments.id.unwrap_or_else(made_up_id);

@@ -87,9 +87,9 @@ pub(crate) async fn du(windlass: &Windlass, json: bool) -> anyhow::Result<()> {
     let usage = windlass.usage().await?;
     let totals = [
         ("blobs", usage.blobs),
-        ("  of no image", usage.unneeded_blobs),
         ("ingests", usage.ingests),
         ("snapshots", usage.snapshots),
+        ("reclaimable", usage.reclaimable),
     ];
     if json {
         for image in &usage.images {
@@ -99,7 +99,7 @@ pub(crate) async fn du(windlass: &Windlass, json: bool) -> anyhow::Result<()> {
             )?;
         }
         for (kind, total) in totals {
-            output::line(json!({ "type": kind.trim(), "count": total.count, "bytes": total.bytes }))?;
+            output::line(json!({ "type": kind, "count": total.count, "bytes": total.bytes }))?;
         }
         return Ok(());
     }
