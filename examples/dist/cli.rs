@@ -1,14 +1,14 @@
 //! What the command line may say.
 
-use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use oci_spec::image::Digest;
-use windlass::{
-    Platforms, Reference, Windlass,
-    images::Platform,
-    remotes::{ParallelFetch, Registry, credentials::AuthFiles, hosts::HostsDir, local::Source},
-    snapshot::Native,
+use windlass::{Platforms, Reference, images::Platform, remotes::local::Source};
+
+use crate::{
+    settings::Settings,
+    values::{bytes, image},
 };
 
 /// Pull, store, unpack and run OCI and Docker images, without a daemon.
@@ -20,111 +20,6 @@ pub(crate) struct Cli {
 
     #[command(subcommand)]
     pub(crate) command: Command,
-}
-
-/// What all commands have in common.
-#[derive(Debug, Args)]
-pub(crate) struct Settings {
-    /// Where everything is kept [default: /var/lib/windlass for root, else $XDG_DATA_HOME/windlass].
-    #[arg(long, global = true, value_name = "DIR")]
-    root: Option<PathBuf>,
-
-    /// Say on stderr what is being done.
-    #[arg(long, global = true)]
-    pub(crate) debug: bool,
-
-    /// Give up after this long, such as `90s` or `5m` [default: never].
-    #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration)]
-    pub(crate) timeout: Option<Duration>,
-
-    /// Give up on a connection that is not there after this long.
-    #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "30s")]
-    connect_timeout: Duration,
-
-    /// Mirrors and certificates of registries, in containerd's format.
-    #[arg(long, global = true, value_name = "DIR", default_value = "/etc/containerd/certs.d")]
-    hosts_dir: PathBuf,
-
-    /// Speak plain HTTP with this registry too, written `name` or `name:port`.
-    #[arg(long, global = true, value_name = "HOST")]
-    plain_http: Vec<String>,
-
-    /// Logins, in Docker's or podman's format [default: where docker and podman look].
-    #[arg(long, global = true, value_name = "FILE")]
-    authfile: Option<PathBuf>,
-
-    /// Fetch large blobs over so many connections at once.
-    #[arg(long, global = true, value_name = "N", default_value = "1")]
-    connections: NonZeroUsize,
-
-    /// How layers are kept: as overlayfs layers, or as whole copies.
-    #[arg(long, global = true, value_enum, default_value_t = Driver::Overlay)]
-    snapshotter: Driver,
-}
-
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Driver {
-    Overlay,
-    Native,
-}
-
-impl Settings {
-    /// Opens the folder that `--root` names.
-    pub(crate) async fn open(&self) -> anyhow::Result<Windlass> {
-        let root = match &self.root {
-            Some(root) => root.clone(),
-            None => default_root()?,
-        };
-        let registry = self.registry()?;
-        let driver = self.snapshotter;
-        let open = move || {
-            let builder = Windlass::builder().resolver(registry);
-            let builder = match driver {
-                Driver::Overlay => builder,
-                Driver::Native => {
-                    builder.snapshotter(Native::open(&root.join("snapshots/native"), Default::default())?)
-                }
-            };
-            anyhow::Ok(builder.open(root)?)
-        };
-        tokio::task::spawn_blocking(open).await?
-    }
-
-    /// The way to the registries.
-    pub(crate) fn registry(&self) -> anyhow::Result<Registry> {
-        Ok(self.registry_settings().credentials_from(self.logins()).build()?)
-    }
-
-    /// The same, but for who we are there.
-    pub(crate) fn registry_settings(&self) -> windlass::remotes::Builder {
-        let mut settings =
-            Registry::builder().connect_timeout(self.connect_timeout).hosts(HostsDir::new(&self.hosts_dir));
-        for host in &self.plain_http {
-            settings = settings.plain_http(host);
-        }
-        match self.connections.get() {
-            1 => settings,
-            _ => settings
-                .parallel_fetch(ParallelFetch { connections: self.connections, ..ParallelFetch::default() }),
-        }
-    }
-
-    /// What `login` remembers, here and in docker and podman.
-    pub(crate) fn logins(&self) -> AuthFiles {
-        self.authfile.as_ref().map_or_else(AuthFiles::from_env, AuthFiles::new)
-    }
-}
-
-/// `/var/lib/windlass` for root, else a folder of the user's own.
-fn default_root() -> anyhow::Result<PathBuf> {
-    if rustix::process::geteuid().is_root() {
-        return Ok("/var/lib/windlass".into());
-    }
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    variable("XDG_DATA_HOME")
-        .or_else(|| variable("HOME").map(|home| home.join(".local/share")))
-        .map(|data| data.join("windlass"))
-        .ok_or_else(|| anyhow::anyhow!("neither $XDG_DATA_HOME nor $HOME is set; say where with --root DIR"))
 }
 
 #[derive(Debug, Subcommand)]
@@ -170,10 +65,7 @@ pub(crate) enum LocalCommand {
         reference: Reference,
     },
     /// List the images that are here, or do something with them.
-    ///
-    /// Images are called by name, or by digest: `sha256:0123…`, as much of it as makes it unique; without `sha256:` at least
-    /// 12 digits.
-    #[command(args_conflicts_with_subcommands = true)]
+    #[command(args_conflicts_with_subcommands = true, after_help = DIGESTS)]
     Images {
         /// One JSON object per line.
         #[arg(long)]
@@ -265,6 +157,10 @@ pub(crate) enum RootfsCommand {
     },
 }
 
+/// What commands say that take images by name or digest.
+const DIGESTS: &str = "An image is called by its name, or by its digest: as much of `sha256:0123…` as only it has, or of the \
+    digits alone at least 12.";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImagesCommand {
     /// Take names off the list; `gc` then frees the space.
@@ -343,14 +239,14 @@ pub(crate) struct GcArgs {
     /// First drop all names but the N newest of each repository.
     #[arg(long, value_name = "N")]
     pub(crate) keep_newest: Option<usize>,
-    /// First drop names that were not used for this long, such as `30d`.
+    /// First drop names that were not used for this long, such as `30d`; what `--keep-newest` keeps stays.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) unused_since: Option<Duration>,
     /// Drop no name with this label, `KEY` or `KEY=VALUE`. May be given again.
     #[arg(long, value_name = "LABEL")]
     pub(crate) keep_label: Vec<String>,
-    /// Drop the least recently used names until the blobs of the others have no more bytes than this.
-    #[arg(long, value_name = "BYTES")]
+    /// Drop the least recently used names until the blobs of the others have no more bytes than this, such as `20GiB`.
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub(crate) max_size: Option<u64>,
     /// Print the report as one JSON object.
     #[arg(long)]
@@ -478,13 +374,4 @@ pub(crate) struct RunArgs {
     /// What to run instead of the image's command.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) command: Vec<String>,
-}
-
-/// Something that can name an image: a reference, or a digest. Their beginnings look like references, too.
-fn image(text: &str) -> Result<String, windlass::reference::Error> {
-    let is_hex = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if !is_hex {
-        Reference::parse(text)?;
-    }
-    Ok(text.to_owned())
 }

@@ -11,7 +11,7 @@ use oci_spec::image::Descriptor;
 use serde_json::json;
 use windlass::{
     ExportOptions, ImportOptions, Reference, Windlass,
-    images::{Filter, Record, check, media_type, progress},
+    images::{self, Filter, Record, check, media_type, progress},
     labels,
     remotes::local::Source,
 };
@@ -181,7 +181,11 @@ async fn export(windlass: &Windlass, arguments: ExportArgs) -> anyhow::Result<()
     }
     let options = platform.into_iter().fold(ExportOptions::default(), ExportOptions::platform);
     if file == "-" {
-        return Ok(windlass.export(&names, &options, BufWriter::new(io::stdout())).await?);
+        return match windlass.export(&names, &options, BufWriter::new(io::stdout())).await {
+            // What became of stdout is for `main` to judge.
+            Err(windlass::Error::Images(images::Error::Stream { op: "write", source })) => Err(source.into()),
+            answer => Ok(answer?),
+        };
     }
     let partial = format!("{file}.partial");
     let written = async {

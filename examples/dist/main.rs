@@ -14,7 +14,9 @@ mod rootfs;
 mod run;
 #[path = "../support/runtime.rs"]
 mod runtime;
+mod settings;
 mod upkeep;
+mod values;
 
 use std::{
     io::{self, IsTerminal},
@@ -23,7 +25,10 @@ use std::{
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command, LocalCommand, RemoteCommand, Settings};
+use crate::{
+    cli::{Cli, Command, LocalCommand, RemoteCommand},
+    settings::Settings,
+};
 
 fn main() -> ExitCode {
     // The embedded runtime is this program again, before any thread exists.
