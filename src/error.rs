@@ -45,6 +45,15 @@ pub enum Error {
         media_type: String,
     },
 
+    /// A manifest or config of the image is missing here, or damaged. Pulling it again makes it whole.
+    #[error("image {name} is not whole here; pull it again")]
+    NotWhole {
+        /// The image's name.
+        name: String,
+        /// Which blob it is, and what is wrong with it.
+        source: windlass_content::Error,
+    },
+
     /// The registry, or the way to it, refused.
     #[error(transparent)]
     Remotes(#[from] windlass_remotes::Error),

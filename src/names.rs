@@ -139,7 +139,45 @@ fn is_digest(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use oci_spec::image::{Digest, MediaType};
+
     use super::*;
+
+    #[tokio::test]
+    async fn an_image_is_found_by_any_name_and_by_as_much_of_its_digest_as_only_it_has() {
+        let folder = tempfile::tempdir().expect("there is room");
+        let windlass = Windlass::open(folder.path()).expect("there is room");
+        let digest = |end: char| format!("sha256:{}{end}", "0".repeat(63));
+        for (name, end) in [("docker.io/library/app:1", '1'), ("not canonical", '2'), ("a second name", '2')]
+        {
+            let digest: Digest = digest(end).parse().expect("it is a digest");
+            let target = Descriptor::new(MediaType::ImageManifest, 1, digest);
+            windlass.images().put(name, &target).expect("there is room");
+        }
+
+        for (text, found) in [
+            ("app:1", "docker.io/library/app:1"),
+            ("docker.io/library/app:1", "docker.io/library/app:1"),
+            ("not canonical", "not canonical"),
+            (&digest('1'), "docker.io/library/app:1"),
+            (&digest('2'), "a second name"),
+            (&digest('2')["sha256:".len()..], "a second name"),
+        ] {
+            assert_eq!(windlass.find(text).await.expect(text).name, found, "{text}");
+        }
+        for (text, why) in [
+            ("app", "no image docker.io/library/app:latest here; pull it first"),
+            ("sha256:1", "no image sha256:1 here; pull it first"),
+            (
+                "000000000000",
+                "more than one image has a digest that begins with 000000000000; use more of it",
+            ),
+            ("00000000000", "no image docker.io/library/00000000000:latest here; pull it first"),
+            ("no name", "no image no name here; pull it first"),
+        ] {
+            assert_eq!(windlass.find(text).await.expect_err(text).to_string(), why, "{text}");
+        }
+    }
 
     #[test]
     fn digests_and_their_beginnings_are_told_from_names() {

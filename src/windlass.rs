@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use windlass_content::LocalStore;
+use windlass_content::{Error as ContentError, LocalStore};
 use windlass_images::Image;
 use windlass_remotes::{Registry, Resolver};
 use windlass_snapshot::{Durability, Snapshotter};
@@ -84,11 +84,22 @@ impl Windlass {
     ///
     /// # Errors
     ///
-    /// [`Error::NoImage`] if it was not pulled, [`Error::Images`] if it has nothing for the platform, [`Error::Content`]
-    /// if its manifest for the platform was not fetched.
+    /// [`Error::NoImage`] if it was not pulled, [`Error::Images`] if it has nothing for the platform, [`Error::NotWhole`]
+    /// if its manifest for the platform was not fetched, or is damaged.
     pub async fn image(&self, name: &str, platforms: &Platforms) -> Result<Image> {
-        let record = self.inner.images.get(name)?.ok_or_else(|| Error::NoImage { name: name.into() })?;
-        Ok(Image::open(&self.inner.store, &record.target, &platforms.to_run()).await?)
+        let (this, looked_up) = (self.clone(), name.to_owned());
+        let record = blocking(move || Ok(this.inner.images.get(&looked_up)?)).await?;
+        let record = record.ok_or_else(|| Error::NoImage { name: name.into() })?;
+        let opened = Image::open(&self.inner.store, &record.target, &platforms.to_run()).await;
+        opened.map_err(|error| match error {
+            windlass_images::Error::Content(
+                source @ (ContentError::NotFound { .. }
+                | ContentError::Damaged { .. }
+                | ContentError::DigestMismatch { .. }
+                | ContentError::SizeMismatch { .. }),
+            ) => Error::NotWhole { name: name.into(), source },
+            error => error.into(),
+        })
     }
 
     /// Whether there may be snapshots: whoever only fetches has none, and no right to mount.

@@ -79,16 +79,20 @@ pub(crate) enum LocalCommand {
         #[arg(long)]
         quarantine: bool,
     },
-    /// Remove what no image, lease or container needs.
+    /// Remove what no image, lease or container needs: blobs, and snapshots of the driver that `--snapshotter` names.
     Gc(GcArgs),
-    /// Say what takes the space.
+    /// Say what takes the space: blobs, and snapshots of the driver that `--snapshotter` names.
     Du {
         /// One JSON object per line.
         #[arg(long)]
         json: bool,
     },
     /// List what is held against garbage collection, and by whom.
+    #[command(args_conflicts_with_subcommands = true)]
     Leases {
+        /// One JSON object per line.
+        #[arg(long)]
+        json: bool,
         #[command(subcommand)]
         command: Option<LeasesCommand>,
     },

@@ -154,17 +154,18 @@ async fn import(windlass: &Windlass, arguments: ImportArgs) -> anyhow::Result<()
     let (progress, events) = progress::channel();
     let display = tokio::spawn(display::show(events, false));
     let options = ImportOptions::default().unpack(unpack).names(name).progress(progress);
+    let path = Path::new(&file);
+    let is_source = ["oci:", "oci-archive:", "docker-archive:"].iter().any(|kind| file.starts_with(kind));
     let imported = if file == "-" {
         windlass.import(io::stdin(), options).await
-    } else if Path::new(&file).is_file() {
-        let base = Path::new(&file).file_stem().map(|stem| stem.to_string_lossy().into_owned());
-        let options = base.into_iter().fold(options, ImportOptions::base);
-        let open = File::open(&file).with_context(|| format!("cannot open {file}"))?;
-        windlass.import(open, options).await
-    } else {
-        // A folder, or `oci:…` and the like.
-        let source = if Path::new(&file).is_dir() { format!("oci:{file}") } else { file };
+    } else if path.is_dir() || is_source && !path.exists() {
+        let source = if is_source { file } else { format!("oci:{file}") };
         windlass.import_from(&source.parse::<Source>()?, options).await
+    } else {
+        let base = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        let options = base.into_iter().fold(options, ImportOptions::base);
+        let open = File::open(path).with_context(|| format!("cannot open {file}"))?;
+        windlass.import(open, options).await
     };
     let displayed = display.await?;
     for image in imported? {

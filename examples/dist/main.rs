@@ -91,7 +91,7 @@ async fn local(settings: &Settings, command: LocalCommand) -> anyhow::Result<Exi
         LocalCommand::Verify { quarantine } => upkeep::verify(&windlass, quarantine).await?,
         LocalCommand::Gc(arguments) => upkeep::gc(&windlass, arguments).await?,
         LocalCommand::Du { json } => upkeep::du(&windlass, json).await?,
-        LocalCommand::Leases { command } => upkeep::leases(&windlass, command).await?,
+        LocalCommand::Leases { json, command } => upkeep::leases(&windlass, json, command).await?,
         LocalCommand::Run(arguments) => return run::run(&windlass, arguments).await,
         LocalCommand::Ingest(arguments) => content::ingest(&windlass, arguments).await?,
         LocalCommand::Active { quiet } => content::active(&windlass, quiet).await?,

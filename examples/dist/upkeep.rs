@@ -120,7 +120,11 @@ pub(crate) async fn du(windlass: &Windlass, json: bool) -> anyhow::Result<()> {
     Ok(output::table(["TYPE", "COUNT", "SIZE"], &rows)?)
 }
 
-pub(crate) async fn leases(windlass: &Windlass, command: Option<LeasesCommand>) -> anyhow::Result<()> {
+pub(crate) async fn leases(
+    windlass: &Windlass,
+    json: bool,
+    command: Option<LeasesCommand>,
+) -> anyhow::Result<()> {
     if let Some(LeasesCommand::Rm { ids }) = command {
         for id in ids {
             match windlass.images().remove_lease(&id).await? {
@@ -132,6 +136,9 @@ pub(crate) async fn leases(windlass: &Windlass, command: Option<LeasesCommand>) 
         return Ok(());
     }
     let leases = windlass.images().leases().await?;
+    if json {
+        return leases.iter().try_for_each(|lease| Ok(output::line(serde_json::to_string(lease)?)?));
+    }
     let rows: Vec<_> = leases
         .into_iter()
         .map(|lease| {

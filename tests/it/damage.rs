@@ -196,3 +196,26 @@ async fn a_registry_that_serves_damaged_bytes_is_asked_once() {
     assert_eq!(fetched(&registry, before), [&*low]);
     assert_eq!(dist.names(), [name], "it stays, under its name, as it was");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_needs_a_damaged_manifest_or_config_is_told_to_pull_again() {
+    for (what, damage) in DAMAGES {
+        let (_registry, image, name, dist) = pulled(&[]).await;
+        for digest in [image.config().digest().clone(), image.root.digest().clone()] {
+            damage(&dist.blob(&digest));
+            for arguments in [&["images", "inspect", &name][..], &["run", &name, "true"]] {
+                let refused = dist.refused(arguments);
+                let start = format!("dist: image {name} is not whole here; pull it again: ");
+                assert!(refused.starts_with(&start), "{what}: {refused}");
+                assert!(refused.contains(digest.as_ref()), "{what}: {refused}");
+            }
+            let checked = dist.run(&["images", "check"]);
+            let is_noticed = checked.stdout.contains("missing") && checked.code == Some(1);
+            // A config is not read here: only its size is looked at.
+            assert!(
+                is_noticed || (what, &digest) == ("a flipped bit", image.config().digest()),
+                "{what}: {checked:?}"
+            );
+        }
+    }
+}
