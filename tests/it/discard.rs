@@ -1,6 +1,9 @@
 //! Layers that are not kept as blobs once they are unpacked, and what becomes of whoever needs them later.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
 
 use windlass_testkit::{Image, ImageBuilder, Registry, require};
 
@@ -234,4 +237,49 @@ async fn a_snapshot_without_its_layer_that_somebody_removed_is_made_again() {
     assert!(fetched(&registry, before).contains(&image.layers()[0].digest().to_string()));
     assert_eq!(dist.files(&[], &name), ["./base=base", "./own=own"]);
     assert_eq!(listed(&dist), kept(&image));
+}
+
+/// Pulls that keep layers, pulls that do not, and collections, all at once and of images that share a base.
+#[tokio::test(flavor = "multi_thread")]
+async fn pulls_that_discard_take_nothing_from_those_that_keep() {
+    let registry = Registry::start().await;
+    let owns = ["one", "two", "three", "four"];
+    let images = owns.map(image);
+    for (own, image) in owns.iter().zip(&images) {
+        registry.push(image, own, "1");
+    }
+    for round in 0..3 {
+        let dist = Dist::new();
+        let start = |arguments: &[&str]| {
+            let mut command = dist.command(arguments);
+            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("dist starts")
+        };
+        let names = owns.map(|own| format!("{}/{own}:1", registry.host()));
+        let mut children = Vec::new();
+        for (nth, name) in names.iter().enumerate() {
+            // Even ones are kept; odd ones are pulled both ways at once.
+            children.push(start(&["pull", name]));
+            if nth % 2 == 1 {
+                children.push(start(&["pull", "--discard-layers", name]));
+            }
+            children.push(start(&["gc"]));
+        }
+
+        for child in children {
+            let output = child.wait_with_output().expect("it ends");
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+
+        dist.ok(&["verify"]);
+        assert_eq!(dist.names().len(), 4, "{round}");
+        for (nth, name) in names.iter().enumerate() {
+            let checked = dist.ok(&["images", "check", name]);
+            assert!(nth % 2 == 1 || checked.contains("complete"), "{round}: {checked}");
+            let own = format!("./{0}={0}", owns[nth]);
+            assert_eq!(dist.files(&[], name), sorted(["./base=base".to_owned(), own]), "{round}");
+        }
+        dist.ok(&["gc"]);
+        assert_eq!(dist.ok(&["leases"]).lines().count(), 1, "{round}: only the heading");
+        assert!(dist.ok(&["active", "-q"]).is_empty(), "{round}");
+    }
 }
