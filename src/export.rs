@@ -31,6 +31,20 @@ impl Windlass {
     /// Writes images as one tar archive, which is an OCI image layout and what `docker load` takes: see
     /// [`export`](windlass_images::export::export()).
     ///
+    /// The same images give the same bytes. Layers that were discarded are fetched again: see
+    /// [`refetching`](Self::refetching).
+    ///
+    /// ```no_run
+    /// use std::fs::File;
+    ///
+    /// # async fn example(windlass: windlass::Windlass) -> Result<(), Box<dyn std::error::Error>> {
+    /// let file = File::create("both.tar")?;
+    /// let names = ["docker.io/library/redis:7", "docker.io/library/debian:13"];
+    /// windlass.export(&names, &Default::default(), file).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::NoImage`] if a name is not listed, [`Error::Images`] if something of an image is missing or `writer`

@@ -19,6 +19,15 @@ impl Windlass {
     ///
     /// Of several names with that digest it is the first.
     ///
+    /// ```no_run
+    /// # async fn example(windlass: windlass::Windlass) -> windlass::Result<()> {
+    /// let record = windlass.find("redis").await?;
+    /// assert_eq!(record.name, "docker.io/library/redis:latest");
+    /// let same = windlass.find(record.target.digest().as_ref()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::NoImage`] if nothing is called that, [`Error::Ambiguous`] if images of several digests begin so,

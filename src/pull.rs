@@ -56,7 +56,7 @@ pub enum Retain {
     #[default]
     Everything,
     /// Not those of layers, once they are unpacked: half of the disk. Whatever needs them later fetches them again from where
-    /// they came. Those that were here before the pull stay.
+    /// they came: see [`Windlass::refetching`]. Those that were here before the pull, or that another pull holds, stay.
     Unpacked,
 }
 
@@ -118,6 +118,17 @@ impl Windlass {
     }
 
     /// As [`pull`](Self::pull), with options.
+    ///
+    /// ```no_run
+    /// use windlass::{Platforms, PullOptions, Retain};
+    ///
+    /// # async fn example(windlass: windlass::Windlass) -> Result<(), Box<dyn std::error::Error>> {
+    /// let arm = Platforms::One("linux/arm64".parse()?);
+    /// let options = PullOptions::default().platforms(arm).retain(Retain::Unpacked);
+    /// windlass.pull_with(&"redis:7".parse()?, options).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

@@ -62,6 +62,17 @@ impl Windlass {
     ///
     /// Of the snapshots those of this value's [`snapshotter`](Self::snapshotter) are counted.
     ///
+    /// ```no_run
+    /// # async fn example(windlass: windlass::Windlass) -> windlass::Result<()> {
+    /// let usage = windlass.usage().await?;
+    /// for image in &usage.images {
+    ///     println!("{}: {} bytes, {} of them its own", image.name, image.blobs, image.blobs - image.shared);
+    /// }
+    /// println!("{} bytes could be freed", usage.reclaimable.bytes);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Content`](crate::Error::Content), [`Error::Images`](crate::Error::Images), and

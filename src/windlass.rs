@@ -15,6 +15,17 @@ use crate::{Error, Platforms, Result};
 /// One folder with content, images and snapshots, and the way to the registries.
 ///
 /// Cheap to clone. Several processes may open the same folder at once.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let windlass = windlass::Windlass::open("/var/lib/windlass")?;
+///
+/// let pulled = windlass.pull(&"redis:7".parse()?).await?;
+/// let image = windlass.image(&pulled.name, &windlass::Platforms::Host).await?;
+/// println!("{} takes {} bytes", pulled.name, image.size());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Windlass {
     inner: Arc<Inner>,
