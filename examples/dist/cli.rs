@@ -56,7 +56,7 @@ pub(crate) enum LocalCommand {
     /// Fetch an image, unpack it while it arrives, and record its name.
     Pull(PullArgs),
     /// Fetch all content of an image; unpack nothing.
-    Fetch(PullArgs),
+    Fetch(FetchArgs),
     /// Send an image that is here to a registry.
     Push(PushArgs),
     /// Print what a name stands for: a manifest by tag, any blob by digest.
@@ -181,6 +181,18 @@ pub(crate) enum ImagesCommand {
         /// Its other name.
         new: Reference,
     },
+    /// Note labels on an image here, such as those that `gc --keep-label` keeps. Its content stays as it is.
+    Label {
+        /// The image, by name or digest.
+        #[arg(value_name = "IMAGE", value_parser = image)]
+        name: String,
+        /// What to note: `KEY=VALUE`, or only `KEY`.
+        #[arg(value_name = "LABEL", required_unless_present = "rm")]
+        labels: Vec<String>,
+        /// The key of a label to remove. May be given again.
+        #[arg(long, value_name = "KEY")]
+        rm: Vec<String>,
+    },
     /// Print what is known of an image, as JSON.
     Inspect {
         /// The image, by name or digest.
@@ -259,6 +271,15 @@ pub(crate) struct GcArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
+    #[command(flatten)]
+    pub(crate) fetch: FetchArgs,
+    /// Do not keep layers as blobs once they are unpacked: half of the disk. Whoever needs one fetches it again.
+    #[arg(long)]
+    pub(crate) discard_layers: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FetchArgs {
     /// Such as `redis`, `ghcr.io/owner/name:tag`, `127.0.0.1:5000/app@sha256:…`, or a local image: `oci:PATH:TAG`,
     /// `oci-archive:FILE`, `docker-archive:FILE`.
     pub(crate) source: Source,
@@ -267,15 +288,12 @@ pub(crate) struct PullArgs {
     /// Fetch for all platforms; the host's is unpacked.
     #[arg(long, conflicts_with = "platform")]
     all_platforms: bool,
-    /// Do not keep layers as blobs once they are unpacked: half of the disk.
-    #[arg(long)]
-    pub(crate) discard_layers: bool,
     /// Print events on stdout, one JSON object per line.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-impl PullArgs {
+impl FetchArgs {
     pub(crate) fn platforms(&self) -> Platforms {
         match self.all_platforms {
             true => Platforms::All,

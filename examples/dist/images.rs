@@ -11,7 +11,7 @@ use oci_spec::image::Descriptor;
 use serde_json::json;
 use windlass::{
     ExportOptions, ImportOptions, Reference, Windlass,
-    images::{self, Filter, Record, check, media_type, progress},
+    images::{self, Filter, Record, Update, check, media_type, progress},
     labels,
     remotes::local::Source,
 };
@@ -29,6 +29,7 @@ pub(crate) async fn command(windlass: &Windlass, command: ImagesCommand) -> anyh
             windlass.tag(&name, &new.to_string()).await?;
             Ok(())
         }
+        ImagesCommand::Label { name, labels, rm } => label(windlass, &name, &labels, &rm).await,
         ImagesCommand::Inspect { name, platform } => inspect(windlass, &name, &platform).await,
         ImagesCommand::Check { names } => check_all(windlass, names).await,
         ImagesCommand::Import(arguments) => import(windlass, arguments).await,
@@ -46,6 +47,7 @@ pub(crate) async fn list(windlass: &Windlass, json: bool) -> anyhow::Result<()> 
                 "type": target.media_type().as_ref(),
                 "digest": target.digest().as_ref(),
                 "size": target.size(),
+                "totalSize": size(windlass, &record).await,
                 "labels": record.labels,
             }))?;
         }
@@ -53,7 +55,7 @@ pub(crate) async fn list(windlass: &Windlass, json: bool) -> anyhow::Result<()> 
     }
     let mut rows = Vec::new();
     for record in records {
-        let size = size(windlass, &record).await;
+        let size = size(windlass, &record).await.map_or_else(|| "?".to_owned(), output::size);
         let target = record.target;
         rows.push([record.name, target.media_type().to_string(), target.digest().to_string(), size]);
     }
@@ -61,16 +63,18 @@ pub(crate) async fn list(windlass: &Windlass, json: bool) -> anyhow::Result<()> 
 }
 
 /// What the images below a name take when they are sent, of those platforms of which the manifest is here.
-async fn size(windlass: &Windlass, record: &Record) -> String {
+async fn size(windlass: &Windlass, record: &Record) -> Option<u64> {
     // One that cannot be read is for `check` to explain.
-    let Ok(checked) = check(windlass.content(), &record.target, None).await else { return "?".to_owned() };
-    let known = checked.iter().filter(|it| !it.missing.contains(&it.descriptor));
-    output::size(known.map(|it| it.size).sum())
+    let checked = check(windlass.content(), &record.target, None).await.ok()?;
+    Some(checked.iter().filter(|it| !it.missing.contains(&it.descriptor)).map(|it| it.size).sum())
 }
 
 async fn rm(windlass: &Windlass, names: &[String]) -> anyhow::Result<()> {
     for text in names {
-        let record = windlass.find(text).await?;
+        let record = match windlass.find(text).await {
+            Err(windlass::Error::NoImage { name }) => bail!("no image {name} here"),
+            found => found?,
+        };
         let same = windlass.images().list(&Filter::all().digest(record.target.digest().clone()))?;
         let is_named = Reference::parse(text).is_ok_and(|name| name.to_string() == record.name);
         if same.len() > 1 && !is_named {
@@ -80,6 +84,17 @@ async fn rm(windlass: &Windlass, names: &[String]) -> anyhow::Result<()> {
         windlass.remove(&record.name).await?;
         output::line(record.name)?;
     }
+    Ok(())
+}
+
+async fn label(windlass: &Windlass, name: &str, labels: &[String], rm: &[String]) -> anyhow::Result<()> {
+    let name = windlass.find(name).await?.name;
+    let update = rm.iter().fold(Update::default(), Update::remove_label);
+    let update = labels.iter().fold(update, |update, label| {
+        let (key, value) = label.split_once('=').unwrap_or((label, ""));
+        update.set_label(key, value)
+    });
+    windlass.images().update(&name, &update)?.with_context(|| format!("no image {name} here any more"))?;
     Ok(())
 }
 

@@ -192,7 +192,7 @@ async fn what_is_not_there_is_named_as_it_was_looked_for() {
     let archive = dist.root().join("app.tar");
     let archive = archive.to_str().expect("the path is UTF-8");
     for arguments in [
-        &["images", "rm", "redis"][..],
+        &["images", "label", "redis", "key=value"][..],
         &["images", "tag", "redis", "other"],
         &["images", "inspect", "redis"],
         &["images", "check", "redis"],
@@ -206,4 +206,47 @@ async fn what_is_not_there_is_named_as_it_was_looked_for() {
         );
     }
     assert!(!fs::exists(archive).expect("the folder can be read"));
+    assert_eq!(
+        dist.refused(&["images", "rm", "redis"]),
+        "dist: no image docker.io/library/redis:latest here"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_stay_with_a_name_and_keep_it() {
+    let image = app("own");
+    let (_registry, name, dist) = fetched(&image).await;
+    dist.ok(&["images", "label", &name, "keep", "team=a=b"]);
+    dist.ok(&["images", "tag", &name, "copy:1"]);
+    dist.ok(&["images", "label", "copy:1", "--rm", "keep"]);
+    dist.ok(&["fetch", &name]);
+
+    let labels = |name: &str| dist.json(&["images", "inspect", name])["labels"].clone();
+    let source = ("windlass.source", &*name);
+    assert_eq!(labels(&name), serde_json::json!({ "keep": "", "team": "a=b", (source.0): source.1 }));
+    assert_eq!(labels("copy:1"), serde_json::json!({ "team": "a=b", (source.0): source.1 }));
+
+    let report = dist.json(&["gc", "--json", "--max-size", "0", "--keep-label", "keep"]);
+    assert_eq!(report["images"], serde_json::json!(["docker.io/library/copy:1"]));
+    assert_eq!(dist.names(), [name]);
+    assert_eq!(dist.run(&["images", "label", "copy:1"]).code, Some(2), "it must say what");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_says_what_an_image_takes() {
+    let image = app("own");
+    let (_registry, name, dist) = fetched(&image).await;
+    let total: usize = image.blobs.values().map(|(_, bytes)| bytes.len()).sum();
+
+    let listed = dist.json(&["images", "--json"]);
+    let table = dist.ok(&["images"]);
+
+    assert_eq!(listed["ref"], *name);
+    assert_eq!(listed["digest"], image.root.digest().as_ref());
+    assert_eq!((&listed["size"], &listed["totalSize"]), (&image.root.size().into(), &total.into()));
+    let row: Vec<_> = table.lines().nth(1).expect("one image").split("  ").collect();
+    assert_eq!(
+        row.last().map(|size| size.trim()),
+        Some(&*format!("{}", indicatif::BinaryBytes(total as u64)))
+    );
 }
