@@ -137,7 +137,7 @@ async fn hanging(dist: &Dist, registry: &Registry) -> (Child, Image) {
     registry.push(&image, "slow", "1");
     registry.fault(Fault::stall(image.layers()[1].digest().as_ref(), Duration::from_secs(60)));
     let name = format!("{}/slow:1", registry.host());
-    let child = dist
+    let mut child = dist
         .command(&["pull", &name])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -149,7 +149,8 @@ async fn hanging(dist: &Dist, registry: &Registry) -> (Child, Image) {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("the other blobs do not come");
+    let ended = child.kill().and_then(|()| child.wait());
+    panic!("the other blobs do not come: {ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
