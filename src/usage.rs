@@ -37,7 +37,7 @@ pub struct ImageUsage {
     pub blobs: u64,
     /// Those of them that another name with another target needs, too, in bytes.
     pub shared: u64,
-    /// Its snapshots for this host that are here, in bytes.
+    /// Its snapshots for this host that are here, in bytes. Those that other images need, too, count for each.
     pub unpacked: u64,
 }
 

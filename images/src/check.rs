@@ -59,17 +59,32 @@ impl Checked {
             read => read?,
         };
         let Manifest { config, layers, .. } = Manifest::parse(manifest, &bytes)?;
-        let mut seen: HashSet<Digest> = HashSet::new();
-        for blob in [vec![config], layers].concat() {
-            if seen.insert(blob.digest().clone()) {
-                self.look(provider, &blob).await?;
+        let mut seen = HashSet::from([config.digest().clone()]);
+        match media_type::is_config(config.media_type()) && config.size() <= MAX_MANIFEST {
+            true => self.read(provider, &config).await?,
+            false => self.look(provider, &config).await?,
+        }
+        for layer in layers {
+            if seen.insert(layer.digest().clone()) {
+                self.look(provider, &layer).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Looks whether a blob is there, with its bytes.
+    async fn read(&mut self, provider: &dyn Provider, blob: &Descriptor) -> Result<()> {
+        self.size += blob.size();
+        match provider.read(blob, MAX_MANIFEST).await {
+            Err(error) if is_missing(&error) => self.missing.push(blob.clone()),
+            read => drop(read?),
         }
         Ok(())
     }
 }
 
-/// Looks what is there of the image that runs best on `platform`, or of the images for all platforms. No layer is read.
+/// Looks what is there of the image that runs best on `platform`, or of the images for all platforms. Manifests and configs
+/// are read and compared with their digests; layers are not.
 ///
 /// # Errors
 ///
