@@ -1,4 +1,5 @@
 //! The `dist` example as its users run it: as a process, on a folder of its own.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::{
     path::{Path, PathBuf},
@@ -10,7 +11,9 @@ use tempfile::TempDir;
 /// A folder for `--root`, and the program.
 #[derive(Debug)]
 pub(crate) struct Dist {
-    root: TempDir,
+    root: PathBuf,
+    /// Removes the folder, if it is a temporary one.
+    _temporary: Option<TempDir>,
 }
 
 /// What a run of `dist` left.
@@ -24,11 +27,17 @@ pub(crate) struct Ran {
 impl Dist {
     /// A new, empty folder.
     pub(crate) fn new() -> Self {
-        Self { root: tempfile::tempdir().expect("a temporary folder can be made") }
+        let temporary = tempfile::tempdir().expect("a temporary folder can be made");
+        Self { root: temporary.path().to_owned(), _temporary: Some(temporary) }
+    }
+
+    /// This folder, which stays.
+    pub(crate) fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), _temporary: None }
     }
 
     pub(crate) fn root(&self) -> &Path {
-        self.root.path()
+        &self.root
     }
 
     /// `dist --root DIR ARGUMENTS…`, not started yet.
