@@ -25,7 +25,8 @@ impl Windlass {
             gc = gc.collector(Snapshots(self.open_snapshotter().await?));
         }
         let report = gc.run(options).await?;
-        if !report.images.is_empty() && !options.dry_run {
+        // Also what another process took off the list, and did not live to take off the index.
+        if !options.dry_run {
             self.write_index().await?;
         }
         Ok(report)

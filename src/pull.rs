@@ -1,10 +1,13 @@
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use oci_spec::image::{Descriptor, Digest};
 use windlass_content::{Condition, Error as ContentError, Provider, Store, Verified, Verify};
 use windlass_images::{
-    BoxError, ChainId, ChildrenHandler, Handler, HandlerExt, Hold, Image, Lease, LeaseOptions, Next,
+    BoxError, ChainId, ChildrenHandler, Create, Handler, HandlerExt, Hold, Image, Lease, LeaseOptions, Next,
     Platform, Resource, Track, Update, dispatch,
     import::check,
     media_type,
@@ -218,17 +221,24 @@ impl Windlass {
         retain: Retain,
     ) -> Result<()> {
         let (this, name, target) = (self.clone(), name.to_owned(), target.clone());
-        let update = match source {
-            Some(source) => Update::default().set_label(SOURCE, source.to_string()),
-            None => Update::default().remove_label(SOURCE),
-        };
-        let update = match retain {
-            Retain::Everything => update.remove_label(UNPACKED),
-            Retain::Unpacked => update.set_label(UNPACKED, "true"),
-        };
+        let source = source.map(ToString::to_string);
+        let unpacked = (retain == Retain::Unpacked).then(|| "true".to_owned());
+        let mut labels = BTreeMap::new();
+        let mut update = Update::default().target(target.clone());
+        for (key, value) in [(SOURCE, source), (UNPACKED, unpacked)] {
+            update = match &value {
+                Some(value) => update.set_label(key, value),
+                None => update.remove_label(key),
+            };
+            labels.extend(value.map(|value| (key.to_owned(), value)));
+        }
         blocking(move || {
-            this.images().put(&name, &target)?;
-            this.images().update(&name, &update)?;
+            // The name and its labels in one step: without them, an image whose layers were not kept is not whole.
+            while let Create::Exists(_) = this.images().create(&name, &target, &labels)? {
+                if this.images().update(&name, &update)?.is_some() {
+                    break;
+                }
+            }
             Ok(())
         })
         .await?;

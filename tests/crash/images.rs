@@ -31,7 +31,7 @@ impl Served {
             names.push(format!("{}/{repository}:latest", registry.host()));
         }
         // Slow enough that most of the time is spent where something can be interrupted.
-        registry.fault(Fault::slow("/blobs/", 2 << 20));
+        registry.fault(Fault::slow("/blobs/", 4 << 20));
         let mut pull = Duration::ZERO;
         for (number, name) in (0..).zip(&names) {
             let undisturbed = Dist::new();
@@ -44,6 +44,11 @@ impl Served {
         }
         Self { registry, names, trees, pull }
     }
+
+    /// How many blobs were fetched until now, each as often as it was.
+    pub(crate) fn fetched(&self) -> usize {
+        self.registry.requests().iter().filter(|it| it.method == "GET" && it.path.contains("/blobs/")).count()
+    }
 }
 
 /// Layers that take from those below them: a hard link, a file that is replaced, one that is hidden, a folder's mode.
@@ -51,6 +56,8 @@ fn image(number: u8) -> Image {
     ImageBuilder::new()
         .layer(
             Layer::new()
+                // With all folders declared, their times are known as well.
+                .dir(".", 0o755)
                 .dir("usr", 0o751)
                 .file("usr/first", 0o644, &noise(1))
                 .file("usr/replaced", 0o644, &noise(2))
@@ -64,7 +71,7 @@ fn image(number: u8) -> Image {
                 .zstd(),
         )
         .layer(Layer::new().dir("own", 0o700).file("own/large", 0o600, &noise(10 + number)))
-        .layer((0..40).fold(Layer::new().symlink("own/link", "large"), |layer, at| {
+        .layer((0..40).fold(Layer::new().symlink("own/link", "large").dir("many", 0o755), |layer, at| {
             layer.file(format!("many/{at}"), 0o644, &noise(100 + number)[..2000 + at])
         }))
         .build()

@@ -1,10 +1,13 @@
 //! SIGKILL at any moment of a pull, a removal or a collection.
 
-use std::{process::Stdio, thread, time::Duration};
+use std::{fs, thread, time::Duration};
+
+use windlass_testkit::Fault;
 
 use crate::{
     images::Served,
     random::{Random, runs, seed},
+    running::{Running, until},
     support::Dist,
     whole,
 };
@@ -22,14 +25,15 @@ async fn a_killed_process_leaves_what_is_listed_whole_and_nothing_to_repair() {
         let mut random = Random::new(seed);
         let name = &served.names[usize::try_from(random.below(2)).expect("there are two")];
         match random.below(8) {
-            0..5 => kill(&dist, &["pull", name], random.within(served.pull)),
+            0..4 => kill_after(&dist, &["pull", name], random.within(served.pull)),
+            4 => kill_after(&dist, &["pull", "--discard-layers", name], random.within(served.pull)),
             5 => {
                 // What it is to collect.
                 let _ = dist.run(&["images", "rm", name]);
-                kill(&dist, &["gc"], random.within(Duration::from_millis(80)));
+                kill_after(&dist, &["gc"], random.within(Duration::from_millis(80)));
             }
-            6 => kill(&dist, &["gc"], random.within(Duration::from_millis(80))),
-            _ => kill(&dist, &["images", "rm", name], random.within(Duration::from_millis(50))),
+            6 => kill_after(&dist, &["gc"], random.within(Duration::from_millis(80))),
+            _ => kill_after(&dist, &["images", "rm", name], random.within(Duration::from_millis(50))),
         }
 
         whole::all_that_is_listed(dist.root(), &served.trees).await;
@@ -51,13 +55,55 @@ async fn a_killed_process_leaves_what_is_listed_whole_and_nothing_to_repair() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partial_download_that_was_damaged_does_not_fail_the_next_pull() {
+    let served = Served::start(1).await;
+    let dist = Dist::new();
+    let name = &served.names[0];
+    // Half of each of the five blobs comes.
+    let before = served.fetched();
+    served.registry.fault(Fault::stall("/blobs/", Duration::from_secs(60)).times(5));
+    let mut pull = Running::start(&dist, &["pull", name]);
+    let ingests = dist.root().join("content/ingest");
+    let arrived = || {
+        let found = fs::read_dir(&ingests).into_iter().flatten().flatten();
+        let files = found.map(|ingest| ingest.path().join("data")).filter(|data| data.exists());
+        files.filter(|data| fs::metadata(data).is_ok_and(|data| data.len() > 1000)).collect::<Vec<_>>()
+    };
+    until("half of each layer is here", || served.fetched() == before + 5 && arrived().len() >= 3);
+    pull.kill();
+    for data in arrived() {
+        let length = fs::metadata(&data).expect("it is there").len();
+        fs::write(&data, vec![7; usize::try_from(length).expect("it is small")]).expect("it is ours");
+    }
+    // Whoever unpacks has read all that was damaged before the rest is here.
+    served.registry.fault(Fault::stall("/blobs/", Duration::from_secs(1)));
+
+    dist.ok(&["pull", name]);
+
+    assert_eq!(whole::all_that_is_listed(dist.root(), &served.trees).await, [name.as_str()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_lists_what_was_removed_is_put_right_by_the_next_collection() {
+    let served = Served::start(1).await;
+    let dist = Dist::new();
+    dist.ok(&["pull", &served.names[0]]);
+    // As if `images rm` had been killed in the middle.
+    windlass::images::Store::open(dist.root().join("images.db"))
+        .and_then(|images| images.delete(&served.names[0]))
+        .expect("it can be removed");
+
+    dist.ok(&["gc"]);
+
+    whole::nothing_is_left(dist.root()).await;
+}
+
 /// Starts `dist`, and kills it after that time, if it has not ended before.
-fn kill(dist: &Dist, arguments: &[&str], after: Duration) {
-    let mut child =
-        dist.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("dist starts");
+fn kill_after(dist: &Dist, arguments: &[&str], after: Duration) {
+    let mut process = Running::start(dist, arguments);
     thread::sleep(after);
-    child.kill().expect("it is ours");
-    child.wait().expect("it is ours");
+    process.kill();
 }
 
 /// Says which seed it was if a test fails.

@@ -10,6 +10,7 @@ mod images;
 mod killed;
 mod power;
 mod random;
+mod running;
 #[path = "../it/support.rs"]
 mod support;
 mod together;
