@@ -6,7 +6,7 @@ use windlass_testkit::Fault;
 
 use crate::{
     images::Served,
-    random::{Random, runs, seed},
+    random::{Random, Shown, runs, seed},
     running::{Running, until},
     support::Dist,
     whole,
@@ -21,7 +21,7 @@ async fn a_killed_process_leaves_what_is_listed_whole_and_nothing_to_repair() {
     let dist = Dist::new();
     for run in 0..runs(150) {
         let seed = seed() * 1_000_000 + run;
-        let shown = Shown(seed);
+        let shown = Shown::new(seed);
         let mut random = Random::new(seed);
         let name = &served.names[usize::try_from(random.below(2)).expect("there are two")];
         match random.below(8) {
@@ -44,12 +44,7 @@ async fn a_killed_process_leaves_what_is_listed_whole_and_nothing_to_repair() {
             assert!(listed.contains(name), "{listed:?}");
         }
         if run % ROUND == ROUND - 1 || run + 1 == runs(150) {
-            for name in &served.names {
-                dist.ok(&["pull", name]);
-                dist.ok(&["images", "rm", name]);
-            }
-            dist.ok(&["gc"]);
-            whole::nothing_is_left(dist.root()).await;
+            ends_empty(&dist, &served).await;
         }
         shown.passed();
     }
@@ -99,24 +94,23 @@ async fn an_index_that_lists_what_was_removed_is_put_right_by_the_next_collectio
     whole::nothing_is_left(dist.root()).await;
 }
 
+/// Pulls everything, removes it, and looks that nothing is left.
+pub(crate) async fn ends_empty(dist: &Dist, served: &Served) {
+    for name in &served.names {
+        dist.ok(&["pull", name]);
+    }
+    let listed = whole::all_that_is_listed(dist.root(), &served.trees).await;
+    assert_eq!(listed, served.names);
+    for name in &served.names {
+        dist.ok(&["images", "rm", name]);
+    }
+    dist.ok(&["gc"]);
+    whole::nothing_is_left(dist.root()).await;
+}
+
 /// Starts `dist`, and kills it after that time, if it has not ended before.
 fn kill_after(dist: &Dist, arguments: &[&str], after: Duration) {
     let mut process = Running::start(dist, arguments);
     thread::sleep(after);
     process.kill();
-}
-
-/// Says which seed it was if a test fails.
-struct Shown(u64);
-
-impl Shown {
-    fn passed(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Shown {
-    fn drop(&mut self) {
-        eprintln!("the seed was {}", self.0);
-    }
 }

@@ -26,6 +26,26 @@ impl Random {
     }
 }
 
+/// Says which seed it was if a test fails.
+#[derive(Debug)]
+pub(crate) struct Shown(u64);
+
+impl Shown {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn passed(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        eprintln!("the seed was {}", self.0);
+    }
+}
+
 /// How many runs to do, of `default`.
 pub(crate) fn runs(default: u64) -> u64 {
     let runs = number("WINDLASS_CRASH_RUNS").unwrap_or(150);
