@@ -1,5 +1,6 @@
 use std::{
     collections::{BTreeMap, HashSet},
+    io,
     sync::Arc,
 };
 
@@ -14,7 +15,7 @@ use windlass_images::{
     progress::{Event, Progress},
 };
 use windlass_reference::Reference;
-use windlass_remotes::{FetchHandler, Resolved};
+use windlass_remotes::{FetchHandler, Resolved, ingest_key};
 use windlass_rootfs::Unpacker;
 
 use crate::{
@@ -196,11 +197,14 @@ impl Windlass {
 
         // Whatever is held before one looks whether it is there stays there.
         let lease = self.images().lease(LeaseOptions::default().label("pull", name)).await?;
+        let left = self.content().active().await?.into_iter().map(|status| status.key).collect();
         let attempt =
-            Attempt { windlass: self, lease: &lease, resolved: &resolved, options: &options, extent };
+            Attempt { windlass: self, lease: &lease, resolved: &resolved, options: &options, extent, left };
         let chain_id = match attempt.run().await {
             // Something that was here already may have been damaged. What came from elsewhere was checked.
-            Err(error) if !is_remote(&error) && attempt.quarantine_damaged().await? => attempt.run().await?,
+            Err(error) if !is_remote(&error) && !is_full(&error) && attempt.remove_damaged().await? => {
+                attempt.run().await?
+            }
             answer => answer?,
         };
         if extent == Extent::WhatIsThere {
@@ -284,6 +288,8 @@ struct Attempt<'a> {
     resolved: &'a Resolved,
     options: &'a PullOptions,
     extent: Extent,
+    /// The ingests that were there before.
+    left: HashSet<String>,
 }
 
 impl Attempt<'_> {
@@ -379,7 +385,9 @@ impl Attempt<'_> {
     }
 
     /// Reads all blobs of the image that are here, and moves those that are damaged out of the way. Returns whether there were any.
-    async fn quarantine_damaged(&self) -> Result<bool> {
+    ///
+    /// What an earlier pull had left, and this one was resuming when it failed, may be damaged as well: nobody can tell, and it goes.
+    async fn remove_damaged(&self) -> Result<bool> {
         let content = self.windlass.content();
         let mut found = false;
         let mut open = vec![self.resolved.descriptor.clone()];
@@ -397,7 +405,13 @@ impl Attempt<'_> {
                         open.extend(more);
                     }
                 }
-                Err(_) => {}
+                Err(_) => {
+                    let key = ingest_key(&node);
+                    if self.left.contains(&key) && content.abort(&key).await.is_ok() {
+                        tracing::warn!(digest = %node.digest(), "the part from an earlier pull is fetched again");
+                        found = true;
+                    }
+                }
             }
         }
         Ok(found)
@@ -417,6 +431,15 @@ struct Discard {
 fn is_remote(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     causes.any(<dyn std::error::Error>::is::<windlass_remotes::Error>)
+}
+
+/// Whether a failure is for want of room. What came until then is kept.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| {
+        let kind = cause.downcast_ref().map(io::Error::kind);
+        matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    })
 }
 
 /// Runs disk work off the runtime's workers.

@@ -15,6 +15,7 @@ pub(crate) struct Served {
     pub(crate) registry: Registry,
     /// What `dist pull` takes.
     pub(crate) names: Vec<String>,
+    pub(crate) images: Vec<Image>,
     pub(crate) trees: BTreeMap<String, Tree>,
     /// How long an undisturbed pull takes.
     pub(crate) pull: Duration,
@@ -24,10 +25,11 @@ impl Served {
     /// Serves `count` images that have their two lowest layers in common.
     pub(crate) async fn start(count: u8) -> Self {
         let registry = Registry::start().await;
+        let images: Vec<_> = (0..count).map(image).collect();
         let (mut names, mut trees) = (Vec::new(), BTreeMap::new());
-        for number in 0..count {
+        for (number, image) in images.iter().enumerate() {
             let repository = format!("app{number}");
-            registry.push(&image(number), &repository, "latest");
+            registry.push(image, &repository, "latest");
             names.push(format!("{}/{repository}:latest", registry.host()));
         }
         // Slow enough that most of the time is spent where something can be interrupted.
@@ -42,7 +44,7 @@ impl Served {
             is_what_was_built(number, &tree);
             trees.insert(name.clone(), tree);
         }
-        Self { registry, names, trees, pull }
+        Self { registry, names, images, trees, pull }
     }
 
     /// How many blobs were fetched until now, each as often as it was.
@@ -80,12 +82,7 @@ fn image(number: u8) -> Image {
 /// The tree that others are compared with was unpacked as well. This is how we know that it is right.
 fn is_what_was_built(number: u8, tree: &Tree) {
     let content = |path: &str| tree.nodes[std::path::Path::new(path)].content.clone();
-    for (path, of) in [
-        ("usr/first", 1),
-        ("usr/same", 1),
-        ("usr/replaced", 4),
-        ("own/large", 10 + number),
-    ] {
+    for (path, of) in [("usr/first", 1), ("usr/same", 1), ("usr/replaced", 4), ("own/large", 10 + number)] {
         let want = windlass::content::hash::sha256(&noise(of)).to_string();
         assert_eq!(content(path).as_deref(), Some(&*want), "{path}");
     }

@@ -65,7 +65,8 @@ async fn tree_in(windlass: &Windlass, name: &str) -> Tree {
     let image = windlass.image(name, &Platforms::Host).await.expect("it is listed");
     let chain_id = image.chain_id().expect("it has layers");
     let snapshotter = windlass.snapshotter().expect("the driver works");
-    let mounts = snapshotter.stacked(&[], Some(chain_id.as_ref())).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let mounts =
+        snapshotter.stacked(&[], Some(chain_id.as_ref())).unwrap_or_else(|error| panic!("{name}: {error}"));
     // A mount that has no place in the file system leaves nothing, whatever becomes of us.
     let root = open_tree(&mounts).expect("it can be mounted");
     Tree::read(format!("/proc/self/fd/{}", root.as_raw_fd())).ignore_overlay_xattrs()
