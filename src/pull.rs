@@ -384,16 +384,23 @@ impl Attempt<'_> {
         Ok(discard)
     }
 
-    /// Reads all blobs of the image that are here, and moves those that are damaged out of the way. Returns whether there were any.
-    ///
-    /// What an earlier pull had left, and this one was resuming when it failed, may be damaged as well: nobody can tell, and it goes.
+    /// Reads all blobs of the image that are here, and moves those that are damaged out of the way. Returns whether there may have
+    /// been any: what an earlier pull had left, and this one went on with, may have been damaged, and goes if it is not complete.
     async fn remove_damaged(&self) -> Result<bool> {
         let content = self.windlass.content();
         let mut found = false;
         let mut open = vec![self.resolved.descriptor.clone()];
         let mut seen = HashSet::new();
         let children = ChildrenHandler::new(Arc::new(content.clone()));
-        while let Some(node) = open.pop().filter(|node| seen.insert(node.digest().clone())) {
+        while let Some(node) = open.pop() {
+            if !seen.insert(node.digest().clone()) {
+                continue;
+            }
+            if self.left.contains(&ingest_key(&node)) {
+                // Unless it is complete, and then it is good by now.
+                let _ = content.abort(&ingest_key(&node)).await;
+                found = true;
+            }
             match content.verify_blob(node.digest(), &Verify::default().quarantine(true)).await {
                 Ok(Verified { condition: Condition::Damaged { reason, .. }, .. }) => {
                     tracing::warn!(digest = %node.digest(), reason, "a blob is damaged, and is fetched again");
@@ -405,13 +412,7 @@ impl Attempt<'_> {
                         open.extend(more);
                     }
                 }
-                Err(_) => {
-                    let key = ingest_key(&node);
-                    if self.left.contains(&key) && content.abort(&key).await.is_ok() {
-                        tracing::warn!(digest = %node.digest(), "the part from an earlier pull is fetched again");
-                        found = true;
-                    }
-                }
+                Err(_) => {}
             }
         }
         Ok(found)

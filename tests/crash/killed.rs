@@ -12,6 +12,9 @@ use crate::{
     whole,
 };
 
+/// How many kills there are, if nobody asks for more.
+const RUNS: u64 = 120;
+
 /// How many kills there are between two times when everything is removed.
 const ROUND: u64 = 15;
 
@@ -19,7 +22,7 @@ const ROUND: u64 = 15;
 async fn a_killed_process_leaves_what_is_listed_whole_and_nothing_to_repair() {
     let served = Served::start(2).await;
     let dist = Dist::new();
-    for run in 0..runs(150) {
+    for run in 0..runs(RUNS) {
         let seed = seed() * 1_000_000 + run;
         let shown = Shown::new(seed);
         let mut random = Random::new(seed);
@@ -43,9 +46,24 @@ async fn a_killed_process_leaves_what_is_listed_whole_and_nothing_to_repair() {
             let listed = whole::all_that_is_listed(dist.root(), &served.trees).await;
             assert!(listed.contains(name), "{listed:?}");
         }
-        if run % ROUND == ROUND - 1 || run + 1 == runs(150) {
+        if run % ROUND == ROUND - 1 || run + 1 == runs(RUNS) {
             ends_empty(&dist, &served).await;
         }
+        shown.passed();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_killed_while_it_makes_the_folder_leaves_one_that_can_be_used() {
+    let served = Served::start(1).await;
+    for run in 0..runs(30) {
+        let seed = seed() * 1_000_000 + run;
+        let shown = Shown::new(seed);
+        let mut random = Random::new(seed);
+        let dist = Dist::new();
+        kill_after(&dist, &["pull", &served.names[0]], random.within(Duration::from_millis(60)));
+
+        ends_empty(&dist, &served).await;
         shown.passed();
     }
 }

@@ -8,7 +8,8 @@ use std::{
 };
 
 use tokio::{runtime::Handle, task::JoinSet};
-use windlass::Windlass;
+use windlass::{Windlass, content::Store};
+use windlass_testkit::Fault;
 
 use crate::{images::Served, killed::ends_empty, running::Running, support::Dist, whole};
 
@@ -45,6 +46,35 @@ async fn sixty_four_tasks_that_pull_one_image_fetch_each_blob_once() {
         assert_eq!(pulled.expect("it works").name, served.names[0]);
     }
     each_was_fetched_once(&served, before);
+    drop(windlass);
+    assert_eq!(whole::all_that_is_listed(dist.root(), &served.trees).await, served.names);
+    ends_empty(&dist, &served).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_is_given_up_does_not_fail_another_one_that_follows_what_it_fetched() {
+    let served = Served::start(1).await;
+    let dist = Dist::new();
+    let windlass = Windlass::open(dist.root()).expect("the folder can be made");
+    for layer in served.images[0].layers() {
+        served.registry.fault(Fault::stall(layer.digest().as_ref(), Duration::from_secs(60)).once());
+    }
+    let pull = || {
+        let (windlass, name) = (windlass.clone(), served.names[0].parse().expect("it is a reference"));
+        tokio::spawn(async move { windlass.pull(&name).await })
+    };
+    let first = pull();
+    let active = async || windlass.content().active().await.expect("it can be listed");
+    while active().await.iter().filter(|it| it.offset > 1000).count() < 4 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let second = pull();
+    // Until it has begun to unpack what is there. If it has not, the test proves nothing, and passes.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+
+    first.abort();
+
+    second.await.expect("it does not panic").expect("it goes on alone");
     drop(windlass);
     assert_eq!(whole::all_that_is_listed(dist.root(), &served.trees).await, served.names);
     ends_empty(&dist, &served).await;

@@ -31,6 +31,7 @@ pub(crate) async fn all_that_is_listed(root: &Path, trees: &BTreeMap<String, Tre
     while let Some(blob) = verified.try_next().await.expect("blobs can be read") {
         assert!(matches!(blob.condition, Condition::Good), "{blob:?}");
     }
+    index(root);
     let records = windlass.images().list(&Filter::all()).expect("the list can be read");
     for record in &records {
         is_whole(&windlass, &record.name, &trees[&record.name]).await;
@@ -116,16 +117,20 @@ pub(crate) async fn nothing_is_left(root: &Path) {
     };
     assert_eq!(rows("snapshots/overlay/metadata.db", "snapshots"), 0, "removed ones included");
     assert_eq!(rows("images.db", "resources"), 0, "what leases held");
-    let index = fs::read(root.join("content/index.json")).expect("it is there");
-    let index: serde_json::Value = serde_json::from_slice(&index).expect("it is JSON");
-    assert_eq!(index["manifests"], serde_json::json!([]));
+    assert_eq!(index(root)["manifests"], serde_json::json!([]));
     nothing_is_mounted_below(root);
 }
 
-pub(crate) fn nothing_is_mounted_below(root: &Path) {
+fn nothing_is_mounted_below(root: &Path) {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("the mounts can be read");
     let below = format!("{}/", root.display());
     assert!(!mounts.contains(&below), "{mounts}");
+}
+
+/// What other tools see.
+fn index(root: &Path) -> serde_json::Value {
+    let index = fs::read(root.join("content/index.json")).expect("it is there");
+    serde_json::from_slice(&index).expect("it is JSON")
 }
 
 fn names(folder: &Path) -> BTreeSet<String> {
