@@ -57,20 +57,20 @@ async fn a_pull_that_is_given_up_does_not_fail_another_one_that_follows_what_it_
     let dist = Dist::new();
     let windlass = Windlass::open(dist.root()).expect("the folder can be made");
     for layer in served.images[0].layers() {
-        served.registry.fault(Fault::stall(layer.digest().as_ref(), Duration::from_secs(60)).once());
+        served.registry.fault(Fault::stall(layer.digest().as_ref(), Duration::from_secs(2)).once());
     }
     let pull = || {
         let (windlass, name) = (windlass.clone(), served.names[0].parse().expect("it is a reference"));
         tokio::spawn(async move { windlass.pull(&name).await })
     };
-    let first = pull();
+    // Neither finds anything when it begins; each follows what the other one fetches.
+    let (first, second) = (pull(), pull());
     let active = async || windlass.content().active().await.expect("it can be listed");
     while active().await.iter().filter(|it| it.offset > 1000).count() < 4 {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    let second = pull();
-    // Until it has begun to unpack what is there. If it has not, the test proves nothing, and passes.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // Until they have begun to unpack what is there. If they have not, the test proves nothing, and passes.
+    tokio::time::sleep(Duration::from_millis(500)).await;
 
     first.abort();
 
