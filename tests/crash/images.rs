@@ -46,11 +46,6 @@ impl Served {
         }
         Self { registry, names, images, trees, pull }
     }
-
-    /// How many blobs were fetched until now, each as often as it was.
-    pub(crate) fn fetched(&self) -> usize {
-        self.registry.requests().iter().filter(|it| it.method == "GET" && it.path.contains("/blobs/")).count()
-    }
 }
 
 /// Layers that take from those below them: a hard link, a file that is replaced, one that is hidden, a folder's mode.

@@ -74,12 +74,12 @@ async fn a_partial_download_that_was_damaged_does_not_fail_the_next_pull() {
     let dist = Dist::new();
     let name = &served.names[0];
     let layers = served.images[0].layers();
-    let half = |then: Duration, times: usize| {
+    let half_then_wait = |wait: Duration| {
         for layer in &layers {
-            served.registry.fault(Fault::stall(layer.digest().as_ref(), then).times(times));
+            served.registry.fault(Fault::stall(layer.digest().as_ref(), wait).once());
         }
     };
-    half(Duration::from_secs(60), 1);
+    half_then_wait(Duration::from_secs(60));
     let mut pull = Running::start(&dist, &["pull", name]);
     let ingests = dist.root().join("content/ingest");
     let arrived = || {
@@ -94,7 +94,7 @@ async fn a_partial_download_that_was_damaged_does_not_fail_the_next_pull() {
         fs::write(&data, vec![7; usize::try_from(length).expect("it is small")]).expect("it is ours");
     }
     // Whoever unpacks has read all that was damaged before the rest is here.
-    half(Duration::from_secs(1), 1);
+    half_then_wait(Duration::from_secs(1));
 
     dist.ok(&["pull", name]);
 

