@@ -1,17 +1,21 @@
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use oci_spec::image::{Descriptor, Digest};
 use windlass_content::{Condition, Error as ContentError, Provider, Store, Verified, Verify};
 use windlass_images::{
-    BoxError, ChainId, ChildrenHandler, Handler, HandlerExt, Hold, Image, Lease, LeaseOptions, Next,
+    BoxError, ChainId, ChildrenHandler, Create, Handler, HandlerExt, Hold, Image, Lease, LeaseOptions, Next,
     Platform, Resource, Track, Update, dispatch,
     import::check,
     media_type,
     progress::{Event, Progress},
 };
 use windlass_reference::Reference;
-use windlass_remotes::{FetchHandler, Resolved};
+use windlass_remotes::{FetchHandler, Resolved, ingest_key};
 use windlass_rootfs::Unpacker;
 
 use crate::{
@@ -193,11 +197,14 @@ impl Windlass {
 
         // Whatever is held before one looks whether it is there stays there.
         let lease = self.images().lease(LeaseOptions::default().label("pull", name)).await?;
+        let left = self.content().active().await?.into_iter().map(|status| status.key).collect();
         let attempt =
-            Attempt { windlass: self, lease: &lease, resolved: &resolved, options: &options, extent };
+            Attempt { windlass: self, lease: &lease, resolved: &resolved, options: &options, extent, left };
         let chain_id = match attempt.run().await {
             // Something that was here already may have been damaged. What came from elsewhere was checked.
-            Err(error) if !is_remote(&error) && attempt.quarantine_damaged().await? => attempt.run().await?,
+            Err(error) if !is_remote(&error) && !is_full(&error) && attempt.remove_damaged().await? => {
+                attempt.run().await?
+            }
             answer => answer?,
         };
         if extent == Extent::WhatIsThere {
@@ -218,17 +225,24 @@ impl Windlass {
         retain: Retain,
     ) -> Result<()> {
         let (this, name, target) = (self.clone(), name.to_owned(), target.clone());
-        let update = match source {
-            Some(source) => Update::default().set_label(SOURCE, source.to_string()),
-            None => Update::default().remove_label(SOURCE),
-        };
-        let update = match retain {
-            Retain::Everything => update.remove_label(UNPACKED),
-            Retain::Unpacked => update.set_label(UNPACKED, "true"),
-        };
+        let source = source.map(ToString::to_string);
+        let unpacked = (retain == Retain::Unpacked).then(|| "true".to_owned());
+        let mut labels = BTreeMap::new();
+        let mut update = Update::default().target(target.clone());
+        for (key, value) in [(SOURCE, source), (UNPACKED, unpacked)] {
+            update = match &value {
+                Some(value) => update.set_label(key, value),
+                None => update.remove_label(key),
+            };
+            labels.extend(value.map(|value| (key.to_owned(), value)));
+        }
         blocking(move || {
-            this.images().put(&name, &target)?;
-            this.images().update(&name, &update)?;
+            // The name and its labels in one step: without them, an image whose layers were not kept is not whole.
+            while let Create::Exists(_) = this.images().create(&name, &target, &labels)? {
+                if this.images().update(&name, &update)?.is_some() {
+                    break;
+                }
+            }
             Ok(())
         })
         .await?;
@@ -274,6 +288,8 @@ struct Attempt<'a> {
     resolved: &'a Resolved,
     options: &'a PullOptions,
     extent: Extent,
+    /// The ingests that were there before.
+    left: HashSet<String>,
 }
 
 impl Attempt<'_> {
@@ -368,14 +384,23 @@ impl Attempt<'_> {
         Ok(discard)
     }
 
-    /// Reads all blobs of the image that are here, and moves those that are damaged out of the way. Returns whether there were any.
-    async fn quarantine_damaged(&self) -> Result<bool> {
+    /// Reads all blobs of the image that are here, and moves those that are damaged out of the way. Returns whether there may have
+    /// been any: what an earlier pull had left, and this one went on with, may have been damaged, and goes if it is not complete.
+    async fn remove_damaged(&self) -> Result<bool> {
         let content = self.windlass.content();
         let mut found = false;
         let mut open = vec![self.resolved.descriptor.clone()];
         let mut seen = HashSet::new();
         let children = ChildrenHandler::new(Arc::new(content.clone()));
-        while let Some(node) = open.pop().filter(|node| seen.insert(node.digest().clone())) {
+        while let Some(node) = open.pop() {
+            if !seen.insert(node.digest().clone()) {
+                continue;
+            }
+            if self.left.contains(&ingest_key(&node)) {
+                // Unless it is complete, and then it is good by now.
+                let _ = content.abort(&ingest_key(&node)).await;
+                found = true;
+            }
             match content.verify_blob(node.digest(), &Verify::default().quarantine(true)).await {
                 Ok(Verified { condition: Condition::Damaged { reason, .. }, .. }) => {
                     tracing::warn!(digest = %node.digest(), reason, "a blob is damaged, and is fetched again");
@@ -407,6 +432,15 @@ struct Discard {
 fn is_remote(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     causes.any(<dyn std::error::Error>::is::<windlass_remotes::Error>)
+}
+
+/// Whether a failure is for want of room. What came until then is kept.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| {
+        let kind = cause.downcast_ref().map(io::Error::kind);
+        matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    })
 }
 
 /// Runs disk work off the runtime's workers.
