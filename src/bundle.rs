@@ -3,7 +3,7 @@ use std::sync::Arc;
 use windlass_images::LeaseOptions;
 use windlass_rootfs::{Bundle, spec};
 
-use crate::{Error, Platforms, Result, Windlass, pull::blocking};
+use crate::{Error, Platforms, Result, Windlass, windlass::blocking};
 
 impl Windlass {
     /// Prepares a container: a writable snapshot named `id` on top of an image, mounted in a bundle below `<root>/bundles`.

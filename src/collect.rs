@@ -15,6 +15,19 @@ impl Windlass {
     /// Pulls, in this and other processes, go on meanwhile, and lose nothing. `options` may drop images first. Of the snapshots
     /// those of this value's [`snapshotter`](Self::snapshotter) are collected.
     ///
+    /// ```no_run
+    /// use windlass::images::gc::{Options, Policy};
+    ///
+    /// # async fn example(windlass: windlass::Windlass) -> windlass::Result<()> {
+    /// // Of each repository the three names that were pulled last stay.
+    /// let options = Options::default().policy(Policy::default().keep_newest(3));
+    /// let would = windlass.gc(&options.clone().dry_run(true)).await?;
+    /// println!("{} bytes, of {} blobs", would.bytes, would.blobs.len());
+    /// windlass.gc(&options).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Images`](crate::Error::Images), and [`Error::Snapshot`](crate::Error::Snapshot) if there are snapshots and

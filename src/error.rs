@@ -7,6 +7,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// Several images have digests that begin so. More digits tell which.
+    #[error("more than one image has a digest that begins with {prefix}; use more of it")]
+    Ambiguous {
+        /// What was given.
+        prefix: String,
+    },
+
     /// The container's name could lead out of the folder of bundles.
     #[error("{id:?} is no container id: use letters, digits, `_`, `.`, `+` and `-`")]
     ContainerId {
@@ -25,7 +32,7 @@ pub enum Error {
     /// No image of that name has been pulled.
     #[error("no image {name} here; pull it first")]
     NoImage {
-        /// The name, as [`Reference`](crate::Reference) normalises it.
+        /// The name, as [`Reference`](crate::Reference) normalises it; a digest, as it was given.
         name: String,
     },
 
@@ -36,6 +43,15 @@ pub enum Error {
         name: String,
         /// What the registry says it is.
         media_type: String,
+    },
+
+    /// A manifest or config of the image is missing here, or damaged. Pulling it again makes it whole.
+    #[error("image {name} is not whole here; pull it again")]
+    NotWhole {
+        /// The image's name.
+        name: String,
+        /// Which blob it is, and what is wrong with it.
+        source: windlass_content::Error,
     },
 
     /// The registry, or the way to it, refused.

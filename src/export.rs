@@ -5,7 +5,7 @@ use oci_spec::image::Descriptor;
 use windlass_content::{Blob, Error as ContentError, Provider};
 use windlass_images::export::{ExportOptions, export, export_layout};
 
-use crate::{Error, Refetching, Result, Windlass, pull::blocking};
+use crate::{Error, Refetching, Result, Windlass, windlass::blocking};
 
 /// The content of several images: what one does not have, another may.
 #[derive(Debug)]
@@ -16,9 +16,11 @@ impl Provider for AnyOf {
     async fn open(&self, descriptor: &Descriptor) -> Result<Blob, ContentError> {
         let mut answer = Err(ContentError::NotFound { digest: descriptor.digest().clone() });
         for image in &self.0 {
-            answer = image.open(descriptor).await;
-            if answer.is_ok() {
-                break;
+            match image.open(descriptor).await {
+                Ok(blob) => return Ok(blob),
+                // Another one may have it. If none does, what says more than that it is missing counts.
+                Err(ContentError::NotFound { .. }) => {}
+                Err(error) => answer = Err(error),
             }
         }
         answer
@@ -28,6 +30,20 @@ impl Provider for AnyOf {
 impl Windlass {
     /// Writes images as one tar archive, which is an OCI image layout and what `docker load` takes: see
     /// [`export`](windlass_images::export::export()).
+    ///
+    /// The same images give the same bytes. Layers that were discarded are fetched again: see
+    /// [`refetching`](Self::refetching).
+    ///
+    /// ```no_run
+    /// use std::fs::File;
+    ///
+    /// # async fn example(windlass: windlass::Windlass) -> Result<(), Box<dyn std::error::Error>> {
+    /// let file = File::create("both.tar")?;
+    /// let names = ["docker.io/library/redis:7", "docker.io/library/debian:13"];
+    /// windlass.export(&names, &Default::default(), file).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

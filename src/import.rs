@@ -14,7 +14,7 @@ use windlass_images::{
 use windlass_remotes::local::Source;
 use windlass_rootfs::compression::decompress;
 
-use crate::{Platforms, PullOptions, Pulled, Result, Retain, Windlass, pull::Extent};
+use crate::{Platforms, PullOptions, Pulled, Result, Retain, Windlass, attempt::Extent};
 
 /// What an import does beyond the defaults.
 #[derive(Clone, Debug)]
@@ -77,6 +77,20 @@ impl Windlass {
     ///
     /// The archive may be a tar of an OCI image layout, or of `docker save`, or both, and may be compressed with gzip or
     /// zstd. It is read to its end, on a thread of its own. See [`import`](windlass_images::import::import()).
+    ///
+    /// ```no_run
+    /// use std::fs::File;
+    ///
+    /// use windlass::ImportOptions;
+    ///
+    /// # async fn example(windlass: windlass::Windlass) -> Result<(), Box<dyn std::error::Error>> {
+    /// let archive = File::open("saved.tar.gz")?;
+    /// for image in windlass.import(archive, ImportOptions::default().unpack(true)).await? {
+    ///     println!("{} {}", image.name, image.target.digest());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

@@ -13,14 +13,17 @@
 //! [`images::Handler`], [`snapshot::Snapshotter`], [`rootfs::Applier`].
 #![doc = include_str!("../README.md")]
 
+mod attempt;
 mod bundle;
 mod collect;
 mod error;
 mod export;
 mod import;
+pub mod labels;
 mod names;
 mod pull;
 mod refetch;
+mod unpack;
 mod usage;
 mod windlass;
 

@@ -4,14 +4,14 @@ use async_trait::async_trait;
 use oci_spec::image::Descriptor;
 use tokio::sync::OnceCell;
 use windlass_content::{Blob, Error as ContentError, LocalStore, Provider};
-use windlass_images::{BoxError, Handler, Lease, LeaseOptions, Resource};
+use windlass_images::{BoxError, Filter, Handler, Lease, LeaseOptions, Resource, manifests};
 use windlass_reference::Reference;
 use windlass_remotes::{FetchHandler, Fetcher};
 
 use crate::{
     Result, Windlass,
-    names::{SOURCE, UNPACKED},
-    pull::blocking,
+    labels::{SOURCE, UNPACKED},
+    windlass::blocking,
 };
 
 impl Windlass {
@@ -23,21 +23,35 @@ impl Windlass {
     ///
     /// # Errors
     ///
-    /// [`Error::Images`](crate::Error::Images). Opening what is missing fails if the image did not come from a registry, or that
-    /// does not have it any more.
+    /// [`Error::Images`](crate::Error::Images). Opening what is missing fails with [`ContentError::Refetch`] if the image did not
+    /// come from a registry, or that does not have it any more.
     pub async fn refetching(&self, name: &str) -> Result<Refetching> {
         let (this, looked_up) = (self.clone(), name.to_owned());
         let record = blocking(move || Ok(this.images().get(&looked_up)?)).await?;
         // Of other images nothing is missing that ever was here.
         let labels =
             record.as_ref().map(|record| &record.labels).filter(|labels| labels.contains_key(UNPACKED));
-        let source = labels.and_then(|labels| labels.get(SOURCE)?.parse().ok());
+        let discarded = labels.map(|labels| labels.get(SOURCE).and_then(|source| source.parse().ok()));
         let lease = self.images().lease(LeaseOptions::default().label("use", name)).await?;
         if let Some(record) = record {
             lease.hold(&Resource::Tree(record.target.digest().clone())).await?;
         }
-        let inner = Inner { windlass: self.clone(), lease, source, fetcher: OnceCell::new() };
+        let inner = Inner { windlass: self.clone(), lease, discarded, fetcher: OnceCell::new() };
         Ok(Refetching { inner: Arc::new(inner) })
+    }
+
+    /// The content of the image that a manifest belongs to: what is missing of it is fetched again, if it was discarded.
+    pub(crate) async fn content_of(&self, manifest: &Descriptor) -> Result<Arc<dyn Provider>> {
+        let this = self.clone();
+        let discarded = blocking(move || Ok(this.images().list(&Filter::all().label(UNPACKED))?)).await?;
+        for record in discarded {
+            // One that cannot be read has nothing to say.
+            let below = manifests(self.content(), &record.target).await.unwrap_or_default();
+            if below.iter().any(|it| it.digest() == manifest.digest()) {
+                return Ok(Arc::new(self.refetching(&record.name).await?));
+            }
+        }
+        Ok(Arc::new(self.content().clone()))
     }
 }
 
@@ -50,14 +64,15 @@ pub struct Refetching {
 struct Inner {
     windlass: Windlass,
     lease: Lease,
-    source: Option<Reference>,
+    /// Whether layers were discarded, and where they came from, if that is a registry.
+    discarded: Option<Option<Reference>>,
     /// Asked for when it is first needed.
     fetcher: OnceCell<Arc<dyn Fetcher>>,
 }
 
 impl fmt::Debug for Refetching {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Refetching").field("source", &self.inner.source).finish_non_exhaustive()
+        f.debug_struct("Refetching").field("discarded", &self.inner.discarded).finish_non_exhaustive()
     }
 }
 
@@ -65,12 +80,14 @@ impl fmt::Debug for Refetching {
 impl Provider for Refetching {
     async fn open(&self, descriptor: &Descriptor) -> Result<Blob, ContentError> {
         let store = self.inner.windlass.content();
-        match (store.open(descriptor).await, &self.inner.source) {
+        match (store.open(descriptor).await, &self.inner.discarded) {
             (Err(ContentError::NotFound { .. } | ContentError::Damaged { .. }), Some(source)) => {
-                self.inner.fetch(store, source, descriptor).await.map_err(|error| ContentError::Source {
-                    digest: descriptor.digest().clone(),
-                    source: std::io::Error::other(error),
-                })?;
+                let fetched = match source {
+                    Some(source) => self.inner.fetch(store, source, descriptor).await,
+                    None => Err("its image came from no registry; pull or import it again".into()),
+                };
+                let digest = descriptor.digest().clone();
+                fetched.map_err(|source| ContentError::Refetch { digest, source })?;
                 store.open(descriptor).await
             }
             (answer, _) => answer,

@@ -7,9 +7,9 @@ use std::{
 use futures::TryStreamExt;
 use oci_spec::image::{Descriptor, Digest};
 use windlass_content::{Filter as Blobs, Store};
-use windlass_images::{BoxError, ChildrenHandler, Filter, Handler, Image, Next, Platform, walk};
+use windlass_images::{BoxError, ChildrenHandler, Filter, Handler, Image, Next, Platform, gc::Options, walk};
 
-use crate::{Result, Windlass, pull::blocking};
+use crate::{Result, Windlass, windlass::blocking};
 
 /// What takes the space in a folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,12 +19,12 @@ pub struct Usage {
     pub images: Vec<ImageUsage>,
     /// All blobs.
     pub blobs: Total,
-    /// The blobs that no image needs. A lease may hold them; otherwise a garbage collection removes them.
-    pub unneeded_blobs: Total,
     /// Ingests that are not complete.
     pub ingests: Total,
     /// All snapshots, those of containers included.
     pub snapshots: Total,
+    /// What of all that a [garbage collection](Windlass::gc) would remove now.
+    pub reclaimable: Total,
 }
 
 /// What one image takes.
@@ -58,7 +58,20 @@ impl Total {
 }
 
 impl Windlass {
-    /// Finds out what takes the space. Reads manifests and configs, but no layers.
+    /// Finds out what takes the space. Reads manifests and configs, but no layers. Waits while garbage is collected.
+    ///
+    /// Of the snapshots those of this value's [`snapshotter`](Self::snapshotter) are counted.
+    ///
+    /// ```no_run
+    /// # async fn example(windlass: windlass::Windlass) -> windlass::Result<()> {
+    /// let usage = windlass.usage().await?;
+    /// for image in &usage.images {
+    ///     println!("{}: {} bytes, {} of them its own", image.name, image.blobs, image.blobs - image.shared);
+    /// }
+    /// println!("{} bytes could be freed", usage.reclaimable.bytes);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -94,8 +107,9 @@ impl Windlass {
                 unpacked: self.unpacked(&record.target, &snapshots).await,
             });
         }
-        let unneeded = blobs.iter().filter(|(blob, _)| !users.contains_key(blob));
-        unneeded.for_each(|(_, size)| usage.unneeded_blobs.add(*size));
+        let garbage = self.gc(&Options::default().dry_run(true)).await?;
+        let count = garbage.blobs.len() + garbage.snapshots.len() + garbage.ingests.len();
+        usage.reclaimable = Total { count: count as u64, bytes: garbage.bytes };
         Ok(usage)
     }
 

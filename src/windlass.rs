@@ -5,16 +5,27 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use windlass_content::LocalStore;
+use windlass_content::{Error as ContentError, LocalStore};
 use windlass_images::Image;
 use windlass_remotes::{Registry, Resolver};
 use windlass_snapshot::{Durability, Snapshotter};
 
-use crate::{Error, Result, pull::Platforms};
+use crate::{Error, Platforms, Result};
 
 /// One folder with content, images and snapshots, and the way to the registries.
 ///
 /// Cheap to clone. Several processes may open the same folder at once.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let windlass = windlass::Windlass::open("/var/lib/windlass")?;
+///
+/// let pulled = windlass.pull(&"redis:7".parse()?).await?;
+/// let image = windlass.image(&pulled.name, &windlass::Platforms::Host).await?;
+/// println!("{} takes {} bytes", pulled.name, image.size());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Windlass {
     inner: Arc<Inner>,
@@ -84,11 +95,22 @@ impl Windlass {
     ///
     /// # Errors
     ///
-    /// [`Error::NoImage`] if it was not pulled, [`Error::Images`] if it has nothing for the platform, [`Error::Content`]
-    /// if its manifest for the platform was not fetched.
+    /// [`Error::NoImage`] if it was not pulled, [`Error::Images`] if it has nothing for the platform, [`Error::NotWhole`]
+    /// if its manifest for the platform was not fetched, or is damaged.
     pub async fn image(&self, name: &str, platforms: &Platforms) -> Result<Image> {
-        let record = self.inner.images.get(name)?.ok_or_else(|| Error::NoImage { name: name.into() })?;
-        Ok(Image::open(&self.inner.store, &record.target, &platforms.to_run()).await?)
+        let (this, looked_up) = (self.clone(), name.to_owned());
+        let record = blocking(move || Ok(this.inner.images.get(&looked_up)?)).await?;
+        let record = record.ok_or_else(|| Error::NoImage { name: name.into() })?;
+        let opened = Image::open(&self.inner.store, &record.target, &platforms.to_run()).await;
+        opened.map_err(|error| match error {
+            windlass_images::Error::Content(
+                source @ (ContentError::NotFound { .. }
+                | ContentError::Damaged { .. }
+                | ContentError::DigestMismatch { .. }
+                | ContentError::SizeMismatch { .. }),
+            ) => Error::NotWhole { name: name.into(), source },
+            error => error.into(),
+        })
     }
 
     /// Whether there may be snapshots: whoever only fetches has none, and no right to mount.
@@ -200,4 +222,11 @@ impl Builder {
 fn install_tls_provider() {
     // An error says that there is one already, which is what we want.
     let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// Runs disk work off the runtime's workers.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.expect("the work neither panics nor is aborted")
 }

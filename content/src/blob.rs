@@ -13,7 +13,7 @@ use futures::stream::{self, BoxStream};
 use oci_spec::image::Digest;
 use tokio::task::spawn_blocking;
 
-use crate::{Error, Result};
+use crate::{Error, Result, hash::Hasher};
 
 /// How much a stream reads at once, in bytes.
 const CHUNK: usize = 256 << 10;
@@ -96,32 +96,36 @@ impl Blob {
         }))
     }
 
-    /// The whole blob in memory, read to its verified end.
+    /// The whole blob in memory, if it is the one of this digest.
     ///
     /// # Errors
     ///
     /// [`Error::TooLarge`] before anything is read if the blob has more than `limit` bytes, [`Error::SizeMismatch`] if
-    /// it ends elsewhere than it said, [`Error::Source`] if it cannot be read. `digest` is for these messages.
+    /// it ends elsewhere than it said, [`Error::DigestMismatch`] if it was damaged since it was committed,
+    /// [`Error::UnsupportedDigest`] if nobody can tell, [`Error::Source`] if it cannot be read.
     pub async fn bytes(&self, digest: &Digest, limit: u64) -> Result<Bytes> {
         if self.size > limit {
             return Err(Error::TooLarge { digest: digest.clone(), size: self.size, limit });
         }
+        let mut hasher = Hasher::new(digest)?;
         let (mut reader, size) = (self.reader(0), self.size);
         let read = move || {
             let mut bytes = Vec::new();
-            reader.by_ref().take(size + 1).read_to_end(&mut bytes).map(|_| bytes)
+            reader.by_ref().take(size + 1).read_to_end(&mut bytes)?;
+            hasher.update(&bytes);
+            Ok((bytes, hasher.finish()))
         };
-        let bytes = spawn_blocking(read)
+        let (bytes, actual) = spawn_blocking(read)
             .await
             .unwrap_or_else(|error| Err(io::Error::other(error)))
             .map_err(|source| Error::Source { digest: digest.clone(), source })?;
-        match bytes.len() as u64 == size {
+        if bytes.len() as u64 != size {
+            let actual = bytes.len() as u64;
+            return Err(Error::SizeMismatch { digest: digest.clone(), expected: size, actual });
+        }
+        match actual == *digest {
             true => Ok(bytes.into()),
-            false => Err(Error::SizeMismatch {
-                digest: digest.clone(),
-                expected: size,
-                actual: bytes.len() as u64,
-            }),
+            false => Err(Error::DigestMismatch { expected: digest.clone(), actual }),
         }
     }
 }

@@ -57,6 +57,15 @@ pub enum Error {
         key: String,
     },
 
+    /// The blob is not kept here, and could not be fetched again from where it came. The source says why.
+    #[error("blob {digest} is not kept here, and cannot be fetched again")]
+    Refetch {
+        /// The blob that was asked for.
+        digest: Digest,
+        /// What its origin answered, or why there is none.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
     /// The number of bytes is not the one that was announced. A short ingest is kept, to be resumed.
     #[error("blob {digest} should have {expected} bytes, but {actual} came")]
     SizeMismatch {

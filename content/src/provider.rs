@@ -36,8 +36,7 @@ pub trait ProviderExt: Provider {
     ///
     /// # Errors
     ///
-    /// As [`Provider::open`], and [`Error::TooLarge`](crate::Error::TooLarge) before anything is read if the
-    /// blob's size is above `limit`.
+    /// As [`Provider::open`] and [`Blob::bytes`]: also if the bytes are not those of the digest any more.
     async fn read(&self, descriptor: &Descriptor, limit: u64) -> Result<Bytes>;
 }
 

@@ -55,6 +55,18 @@ async fn what_is_no_file_is_damaged_and_made_anew() {
 }
 
 #[tokio::test]
+async fn bytes_in_memory_are_those_of_the_digest() {
+    let (_folder, store) = store();
+    let want = put(&store, b"content").await;
+    damage(&store, &want, b"CONTENT");
+
+    let err = store.read(&want, 7).await.expect_err("the bytes are others");
+
+    let actual = windlass_content::hash::sha256(b"CONTENT");
+    assert_eq!(err.to_string(), format!("blob {} is damaged: its bytes hash to {actual}", want.digest()));
+}
+
+#[tokio::test]
 async fn verify_tells_good_from_damaged_and_touches_nothing() {
     let (_folder, store) = store();
     let blobs = [put(&store, b"one").await, put(&store, b"two").await, put(&store, b"three").await];

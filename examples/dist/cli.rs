@@ -1,14 +1,14 @@
 //! What the command line may say.
 
-use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use oci_spec::image::Digest;
-use windlass::{
-    Platforms, Reference, Windlass,
-    images::Platform,
-    remotes::{ParallelFetch, Registry, credentials::AuthFiles, hosts::HostsDir, local::Source},
-    snapshot::Native,
+use windlass::{Platforms, Reference, images::Platform, remotes::local::Source};
+
+use crate::{
+    settings::Settings,
+    values::{bytes, image},
 };
 
 /// Pull, store, unpack and run OCI and Docker images, without a daemon.
@@ -20,111 +20,6 @@ pub(crate) struct Cli {
 
     #[command(subcommand)]
     pub(crate) command: Command,
-}
-
-/// What all commands have in common.
-#[derive(Debug, Args)]
-pub(crate) struct Settings {
-    /// Where everything is kept [default: /var/lib/windlass for root, else $XDG_DATA_HOME/windlass].
-    #[arg(long, global = true, value_name = "DIR")]
-    root: Option<PathBuf>,
-
-    /// Say on stderr what is being done.
-    #[arg(long, global = true)]
-    pub(crate) debug: bool,
-
-    /// Give up after this long, such as `90s` or `5m` [default: never].
-    #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration)]
-    pub(crate) timeout: Option<Duration>,
-
-    /// Give up on a connection that is not there after this long.
-    #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "30s")]
-    connect_timeout: Duration,
-
-    /// Mirrors and certificates of registries, in containerd's format.
-    #[arg(long, global = true, value_name = "DIR", default_value = "/etc/containerd/certs.d")]
-    hosts_dir: PathBuf,
-
-    /// Speak plain HTTP with this registry too, written `name` or `name:port`.
-    #[arg(long, global = true, value_name = "HOST")]
-    plain_http: Vec<String>,
-
-    /// Logins, in Docker's or podman's format [default: where docker and podman look].
-    #[arg(long, global = true, value_name = "FILE")]
-    authfile: Option<PathBuf>,
-
-    /// Fetch large blobs over so many connections at once.
-    #[arg(long, global = true, value_name = "N", default_value = "1")]
-    connections: NonZeroUsize,
-
-    /// How layers are kept: as overlayfs layers, or as whole copies.
-    #[arg(long, global = true, value_enum, default_value_t = Driver::Overlay)]
-    snapshotter: Driver,
-}
-
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Driver {
-    Overlay,
-    Native,
-}
-
-impl Settings {
-    /// Opens the folder that `--root` names.
-    pub(crate) async fn open(&self) -> anyhow::Result<Windlass> {
-        let root = match &self.root {
-            Some(root) => root.clone(),
-            None => default_root()?,
-        };
-        let registry = self.registry()?;
-        let driver = self.snapshotter;
-        let open = move || {
-            let builder = Windlass::builder().resolver(registry);
-            let builder = match driver {
-                Driver::Overlay => builder,
-                Driver::Native => {
-                    builder.snapshotter(Native::open(&root.join("snapshots/native"), Default::default())?)
-                }
-            };
-            anyhow::Ok(builder.open(root)?)
-        };
-        tokio::task::spawn_blocking(open).await?
-    }
-
-    /// The way to the registries.
-    pub(crate) fn registry(&self) -> anyhow::Result<Registry> {
-        Ok(self.registry_settings().credentials_from(self.logins()).build()?)
-    }
-
-    /// The same, but for who we are there.
-    pub(crate) fn registry_settings(&self) -> windlass::remotes::Builder {
-        let mut settings =
-            Registry::builder().connect_timeout(self.connect_timeout).hosts(HostsDir::new(&self.hosts_dir));
-        for host in &self.plain_http {
-            settings = settings.plain_http(host);
-        }
-        match self.connections.get() {
-            1 => settings,
-            _ => settings
-                .parallel_fetch(ParallelFetch { connections: self.connections, ..ParallelFetch::default() }),
-        }
-    }
-
-    /// What `login` remembers, here and in docker and podman.
-    pub(crate) fn logins(&self) -> AuthFiles {
-        self.authfile.as_ref().map_or_else(AuthFiles::from_env, AuthFiles::new)
-    }
-}
-
-/// `/var/lib/windlass` for root, else a folder of the user's own.
-fn default_root() -> anyhow::Result<PathBuf> {
-    if rustix::process::geteuid().is_root() {
-        return Ok("/var/lib/windlass".into());
-    }
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    variable("XDG_DATA_HOME")
-        .or_else(|| variable("HOME").map(|home| home.join(".local/share")))
-        .map(|data| data.join("windlass"))
-        .ok_or_else(|| anyhow::anyhow!("neither $XDG_DATA_HOME nor $HOME is set; say where with --root DIR"))
 }
 
 #[derive(Debug, Subcommand)]
@@ -161,7 +56,7 @@ pub(crate) enum LocalCommand {
     /// Fetch an image, unpack it while it arrives, and record its name.
     Pull(PullArgs),
     /// Fetch all content of an image; unpack nothing.
-    Fetch(PullArgs),
+    Fetch(FetchArgs),
     /// Send an image that is here to a registry.
     Push(PushArgs),
     /// Print what a name stands for: a manifest by tag, any blob by digest.
@@ -170,7 +65,7 @@ pub(crate) enum LocalCommand {
         reference: Reference,
     },
     /// List the images that are here, or do something with them.
-    #[command(args_conflicts_with_subcommands = true)]
+    #[command(args_conflicts_with_subcommands = true, after_help = DIGESTS)]
     Images {
         /// One JSON object per line.
         #[arg(long)]
@@ -184,16 +79,20 @@ pub(crate) enum LocalCommand {
         #[arg(long)]
         quarantine: bool,
     },
-    /// Remove what no image, lease or container needs.
+    /// Remove what no image, lease or container needs: blobs, and snapshots of the driver that `--snapshotter` names.
     Gc(GcArgs),
-    /// Say what takes the space.
+    /// Say what takes the space: blobs, and snapshots of the driver that `--snapshotter` names.
     Du {
         /// One JSON object per line.
         #[arg(long)]
         json: bool,
     },
     /// List what is held against garbage collection, and by whom.
+    #[command(args_conflicts_with_subcommands = true)]
     Leases {
+        /// One JSON object per line.
+        #[arg(long)]
+        json: bool,
         #[command(subcommand)]
         command: Option<LeasesCommand>,
     },
@@ -262,32 +161,51 @@ pub(crate) enum RootfsCommand {
     },
 }
 
+/// What commands say that take images by name or digest.
+const DIGESTS: &str = "An image is called by its name, or by its digest: as much of `sha256:0123…` as only it has, or of the \
+    digits alone at least 12.";
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImagesCommand {
     /// Take names off the list; `gc` then frees the space.
     Rm {
-        /// The images.
-        #[arg(required = true)]
-        names: Vec<Reference>,
+        /// The images. A digest that several names stand for removes none of them.
+        #[arg(required = true, value_name = "IMAGE", value_parser = image)]
+        names: Vec<String>,
     },
     /// Give an image another name, too.
     Tag {
-        /// The image.
-        name: Reference,
+        /// The image, by name or digest.
+        #[arg(value_name = "IMAGE", value_parser = image)]
+        name: String,
         /// Its other name.
         new: Reference,
     },
+    /// Note labels on an image here, such as those that `gc --keep-label` keeps. Its content stays as it is.
+    Label {
+        /// The image, by name or digest.
+        #[arg(value_name = "IMAGE", value_parser = image)]
+        name: String,
+        /// What to note: `KEY=VALUE`, or only `KEY`.
+        #[arg(value_name = "LABEL", required_unless_present = "rm")]
+        labels: Vec<String>,
+        /// The key of a label to remove. May be given again.
+        #[arg(long, value_name = "KEY")]
+        rm: Vec<String>,
+    },
     /// Print what is known of an image, as JSON.
     Inspect {
-        /// The image.
-        name: Reference,
+        /// The image, by name or digest.
+        #[arg(value_name = "IMAGE", value_parser = image)]
+        name: String,
         #[command(flatten)]
         platform: PlatformArgs,
     },
-    /// Say what of images is here, for each platform.
+    /// Say what of images is here, for each platform; fail if of one of them no platform is whole.
     Check {
-        /// The images [default: all].
-        names: Vec<Reference>,
+        /// The images, by name or digest [default: all].
+        #[arg(value_name = "IMAGE", value_parser = image)]
+        names: Vec<String>,
     },
     /// Take in images from an archive: an OCI layout in a tar, or one of `docker save`, plain or compressed.
     Import(ImportArgs),
@@ -321,11 +239,12 @@ pub(crate) struct ImportArgs {
 pub(crate) struct ExportArgs {
     /// The file to write; `-` for stdout.
     pub(crate) file: String,
-    /// The images.
-    #[arg(required = true)]
-    pub(crate) names: Vec<Reference>,
-    #[command(flatten)]
-    pub(crate) platform: PlatformArgs,
+    /// The images, by name or digest.
+    #[arg(required = true, value_name = "IMAGE", value_parser = image)]
+    pub(crate) names: Vec<String>,
+    /// Only the image for this platform, of an index with several [default: all that are here].
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(crate) platform: Option<Platform>,
 }
 
 #[derive(Debug, Args)]
@@ -336,14 +255,14 @@ pub(crate) struct GcArgs {
     /// First drop all names but the N newest of each repository.
     #[arg(long, value_name = "N")]
     pub(crate) keep_newest: Option<usize>,
-    /// First drop names that were not used for this long, such as `30d`.
+    /// First drop names that were not used for this long, such as `30d`; what `--keep-newest` keeps stays.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) unused_since: Option<Duration>,
     /// Drop no name with this label, `KEY` or `KEY=VALUE`. May be given again.
     #[arg(long, value_name = "LABEL")]
     pub(crate) keep_label: Vec<String>,
-    /// Drop the least recently used names until the blobs of the others have no more bytes than this.
-    #[arg(long, value_name = "BYTES")]
+    /// Drop the least recently used names until the blobs of the others have no more bytes than this, such as `20GiB`.
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub(crate) max_size: Option<u64>,
     /// Print the report as one JSON object.
     #[arg(long)]
@@ -352,6 +271,15 @@ pub(crate) struct GcArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
+    #[command(flatten)]
+    pub(crate) fetch: FetchArgs,
+    /// Do not keep layers as blobs once they are unpacked: half of the disk. Whoever needs one fetches it again.
+    #[arg(long)]
+    pub(crate) discard_layers: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FetchArgs {
     /// Such as `redis`, `ghcr.io/owner/name:tag`, `127.0.0.1:5000/app@sha256:…`, or a local image: `oci:PATH:TAG`,
     /// `oci-archive:FILE`, `docker-archive:FILE`.
     pub(crate) source: Source,
@@ -360,15 +288,12 @@ pub(crate) struct PullArgs {
     /// Fetch for all platforms; the host's is unpacked.
     #[arg(long, conflicts_with = "platform")]
     all_platforms: bool,
-    /// Do not keep layers as blobs once they are unpacked: half of the disk.
-    #[arg(long)]
-    pub(crate) discard_layers: bool,
     /// Print events on stdout, one JSON object per line.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-impl PullArgs {
+impl FetchArgs {
     pub(crate) fn platforms(&self) -> Platforms {
         match self.all_platforms {
             true => Platforms::All,
@@ -379,8 +304,9 @@ impl PullArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PushArgs {
-    /// An image that is here.
-    pub(crate) name: Reference,
+    /// An image that is here, by name or digest.
+    #[arg(value_name = "IMAGE", value_parser = image)]
+    pub(crate) name: String,
     /// Where to [default: its own name].
     pub(crate) to: Option<Reference>,
     /// Send only this platform's image of an index.
@@ -464,8 +390,9 @@ pub(crate) struct RunArgs {
     pub(crate) host_network: bool,
     #[command(flatten)]
     pub(crate) platforms: PlatformArgs,
-    /// The image. It is pulled if it is not here.
-    pub(crate) reference: Reference,
+    /// The image, by name or digest. It is pulled if nothing of that name is here.
+    #[arg(value_name = "IMAGE", value_parser = image)]
+    pub(crate) image: String,
     /// What to run instead of the image's command.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) command: Vec<String>,

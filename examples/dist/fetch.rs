@@ -2,26 +2,24 @@
 
 use windlass::{PullOptions, Reference, Retain, Windlass, images::progress, remotes::local::Source};
 
-use crate::{cli::PullArgs, content, display};
+use crate::{
+    cli::{FetchArgs, PullArgs},
+    content, display,
+};
 
 pub(crate) async fn pull(windlass: &Windlass, arguments: PullArgs) -> anyhow::Result<()> {
-    get(windlass, arguments, true).await
+    let retain = if arguments.discard_layers { Retain::Unpacked } else { Retain::Everything };
+    get(windlass, arguments.fetch, PullOptions::default().retain(retain)).await
 }
 
-pub(crate) async fn fetch(windlass: &Windlass, arguments: PullArgs) -> anyhow::Result<()> {
-    get(windlass, arguments, false).await
+pub(crate) async fn fetch(windlass: &Windlass, arguments: FetchArgs) -> anyhow::Result<()> {
+    get(windlass, arguments, PullOptions::default().unpack(false)).await
 }
 
-async fn get(windlass: &Windlass, arguments: PullArgs, unpack: bool) -> anyhow::Result<()> {
+async fn get(windlass: &Windlass, arguments: FetchArgs, options: PullOptions) -> anyhow::Result<()> {
     let (progress, events) = progress::channel();
     let display = tokio::spawn(display::show(events, arguments.json));
-    let options =
-        PullOptions::default().platforms(arguments.platforms()).progress(progress).unpack(unpack).retain(
-            match arguments.discard_layers {
-                true => Retain::Unpacked,
-                false => Retain::Everything,
-            },
-        );
+    let options = options.platforms(arguments.platforms()).progress(progress);
     let pulled = async {
         match &arguments.source {
             Source::Registry(reference) => windlass.pull_with(reference, options).await,

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use anyhow::{Context, bail};
 use windlass::remotes::credentials::{Credential, Secret, Stored};
 
-use crate::cli::{LoginArgs, Settings};
+use crate::{cli::LoginArgs, settings::Settings};
 
 /// A longer password on stdin is no password, in bytes.
 const LONGEST: u64 = 64 << 10;

@@ -14,7 +14,9 @@ mod rootfs;
 mod run;
 #[path = "../support/runtime.rs"]
 mod runtime;
+mod settings;
 mod upkeep;
+mod values;
 
 use std::{
     io::{self, IsTerminal},
@@ -23,7 +25,10 @@ use std::{
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command, LocalCommand, RemoteCommand, Settings};
+use crate::{
+    cli::{Cli, Command, LocalCommand, RemoteCommand},
+    settings::Settings,
+};
 
 fn main() -> ExitCode {
     // The embedded runtime is this program again, before any thread exists.
@@ -81,12 +86,12 @@ async fn local(settings: &Settings, command: LocalCommand) -> anyhow::Result<Exi
         LocalCommand::Fetch(arguments) => fetch::fetch(&windlass, arguments).await?,
         LocalCommand::FetchObject { reference } => fetch::object(&windlass, &reference).await?,
         LocalCommand::Push(arguments) => push::push(&windlass, settings.registry()?, arguments).await?,
-        LocalCommand::Images { json, command: None } => images::list(&windlass, json)?,
+        LocalCommand::Images { json, command: None } => images::list(&windlass, json).await?,
         LocalCommand::Images { command: Some(command), .. } => images::command(&windlass, command).await?,
         LocalCommand::Verify { quarantine } => upkeep::verify(&windlass, quarantine).await?,
         LocalCommand::Gc(arguments) => upkeep::gc(&windlass, arguments).await?,
         LocalCommand::Du { json } => upkeep::du(&windlass, json).await?,
-        LocalCommand::Leases { command } => upkeep::leases(&windlass, command).await?,
+        LocalCommand::Leases { json, command } => upkeep::leases(&windlass, json, command).await?,
         LocalCommand::Run(arguments) => return run::run(&windlass, arguments).await,
         LocalCommand::Ingest(arguments) => content::ingest(&windlass, arguments).await?,
         LocalCommand::Active { quiet } => content::active(&windlass, quiet).await?,

@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 use oci_spec::image::Descriptor;
 use windlass::{
     Platforms, Reference, Windlass,
-    images::progress,
+    images::{media_type::is_index, progress},
     remotes::{Fetcher, Registry, RegistryPusher, from_provider, local::Source, push as push_image},
 };
 
@@ -21,20 +21,24 @@ const AT_ONCE: NonZeroUsize = NonZeroUsize::new(4).expect("four is not zero");
 
 pub(crate) async fn push(windlass: &Windlass, registry: Registry, arguments: PushArgs) -> anyhow::Result<()> {
     let PushArgs { name, to, platform, upload } = arguments;
-    let root = match platform {
-        Some(platform) => {
-            let platforms = Platforms::One(platform);
-            windlass.image(&name.to_string(), &platforms).await?.descriptor().clone()
-        }
-        None => {
-            let record = windlass.images().get(&name.to_string())?;
-            record.with_context(|| format!("no image {name} here; pull it first"))?.target
-        }
+    let record = windlass.find(&name).await?;
+    let name = &record.name;
+    let to = match to {
+        Some(to) => to,
+        None => name.parse().with_context(|| format!("{name} is no place in a registry; say where to"))?,
     };
-    let source = Arc::new(from_provider(windlass.refetching(&name.to_string()).await?));
-    send(&registry, source, to.as_ref().unwrap_or(&name), &root, &upload, &upload.mount_from)
-        .await
-        .with_context(|| format!("cannot push {name}; an index needs all its images: `dist fetch --all-platforms`, or --platform"))
+    let root = match platform {
+        Some(platform) => windlass.image(name, &Platforms::One(platform)).await?.descriptor().clone(),
+        None => record.target,
+    };
+    let source = Arc::new(from_provider(windlass.refetching(name).await?));
+    let sent = send(&registry, source, &to, &root, &upload, &upload.mount_from).await;
+    sent.with_context(|| match root.media_type() {
+        index if is_index(index) => format!(
+            "cannot push {name}, an index: all its images must be here (`dist fetch --all-platforms`), or one be chosen (--platform)"
+        ),
+        _ => format!("cannot push {name}"),
+    })
 }
 
 pub(crate) async fn copy(registry: Registry, arguments: CopyArgs) -> anyhow::Result<()> {

@@ -2,19 +2,27 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context;
-use windlass::{PullOptions, Windlass, rootfs::spec};
+use anyhow::{Context, bail};
+use windlass::{PullOptions, Reference, Windlass, rootfs::spec};
 
 use crate::{cli::RunArgs, runtime::Runtime};
 
 pub(crate) async fn run(windlass: &Windlass, arguments: RunArgs) -> anyhow::Result<ExitCode> {
     let runtime = Runtime::find(arguments.runtime.as_deref())?;
     let platforms = arguments.platforms.platforms();
-    let name = arguments.reference.to_string();
-    if windlass.images().get(&name)?.is_none() {
-        eprintln!("{name} is not here; pulling it");
-        windlass.pull_with(&arguments.reference, PullOptions::default().platforms(platforms.clone())).await?;
-    }
+    let name = match windlass.find(&arguments.image).await {
+        Ok(record) => record.name,
+        Err(windlass::Error::NoImage { name }) => match arguments.image.parse::<Reference>() {
+            Ok(reference) if reference.to_string() == name => {
+                eprintln!("{name} is not here; pulling it");
+                let options = PullOptions::default().platforms(platforms.clone());
+                windlass.pull_with(&reference, options).await?.name
+            }
+            // A digest stays as it was written, and there is nowhere to pull it from.
+            _ => bail!("no image {name} here"),
+        },
+        Err(error) => return Err(error.into()),
+    };
     let id = arguments.id.unwrap_or_else(made_up_id);
     let options = spec::Options::default().args(arguments.command).host_network(arguments.host_network);
     let bundle = windlass.bundle(&name, &platforms, &id, options).await?;

@@ -87,9 +87,9 @@ pub(crate) async fn du(windlass: &Windlass, json: bool) -> anyhow::Result<()> {
     let usage = windlass.usage().await?;
     let totals = [
         ("blobs", usage.blobs),
-        ("  of no image", usage.unneeded_blobs),
         ("ingests", usage.ingests),
         ("snapshots", usage.snapshots),
+        ("reclaimable", usage.reclaimable),
     ];
     if json {
         for image in &usage.images {
@@ -99,7 +99,7 @@ pub(crate) async fn du(windlass: &Windlass, json: bool) -> anyhow::Result<()> {
             )?;
         }
         for (kind, total) in totals {
-            output::line(json!({ "type": kind.trim(), "count": total.count, "bytes": total.bytes }))?;
+            output::line(json!({ "type": kind, "count": total.count, "bytes": total.bytes }))?;
         }
         return Ok(());
     }
@@ -120,7 +120,11 @@ pub(crate) async fn du(windlass: &Windlass, json: bool) -> anyhow::Result<()> {
     Ok(output::table(["TYPE", "COUNT", "SIZE"], &rows)?)
 }
 
-pub(crate) async fn leases(windlass: &Windlass, command: Option<LeasesCommand>) -> anyhow::Result<()> {
+pub(crate) async fn leases(
+    windlass: &Windlass,
+    json: bool,
+    command: Option<LeasesCommand>,
+) -> anyhow::Result<()> {
     if let Some(LeasesCommand::Rm { ids }) = command {
         for id in ids {
             match windlass.images().remove_lease(&id).await? {
@@ -132,6 +136,9 @@ pub(crate) async fn leases(windlass: &Windlass, command: Option<LeasesCommand>) 
         return Ok(());
     }
     let leases = windlass.images().leases().await?;
+    if json {
+        return leases.iter().try_for_each(|lease| Ok(output::line(serde_json::to_string(lease)?)?));
+    }
     let rows: Vec<_> = leases
         .into_iter()
         .map(|lease| {

@@ -21,7 +21,7 @@ pub struct Checked {
     pub descriptor: Descriptor,
     /// What the index says it is for.
     pub platform: Option<Platform>,
-    /// Blobs that are not there, or have another size, each once: nothing else is known of what is below them.
+    /// Blobs that are not there or visibly damaged, each once: nothing else is known of what is below them.
     pub missing: Vec<Descriptor>,
     /// What its blobs take, those that are missing included, in bytes, as far as they are known.
     pub size: u64,
@@ -38,17 +38,34 @@ impl Checked {
         Self { descriptor, platform, missing: Vec::new(), size: 0 }
     }
 
-    /// Looks whether a blob is there. Whether its bytes are its own is another question.
-    async fn look(&mut self, provider: &dyn Provider, blob: &Descriptor) -> Result<bool> {
+    /// Looks whether a blob is there, with its size. Whether its bytes are its own is another question.
+    async fn look(&mut self, provider: &dyn Provider, blob: &Descriptor) -> Result<()> {
         self.size += blob.size();
         match provider.open(blob).await {
-            Ok(_) => Ok(true),
-            Err(ContentError::NotFound { .. }) => {
-                self.missing.push(blob.clone());
-                Ok(false)
-            }
-            Err(error) => Err(error.into()),
+            Err(error) if is_missing(&error) => self.missing.push(blob.clone()),
+            opened => drop(opened?),
         }
+        Ok(())
+    }
+
+    /// Looks whether a manifest is there, and if it is, at all that it names.
+    async fn look_into(&mut self, provider: &dyn Provider, manifest: &Descriptor) -> Result<()> {
+        self.size += manifest.size();
+        let bytes = match provider.read(manifest, MAX_MANIFEST).await {
+            Err(error) if is_missing(&error) => {
+                self.missing.push(manifest.clone());
+                return Ok(());
+            }
+            read => read?,
+        };
+        let Manifest { config, layers, .. } = Manifest::parse(manifest, &bytes)?;
+        let mut seen: HashSet<Digest> = HashSet::new();
+        for blob in [vec![config], layers].concat() {
+            if seen.insert(blob.digest().clone()) {
+                self.look(provider, &blob).await?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -65,15 +82,9 @@ pub async fn check(
     let mut checked = Vec::new();
     for manifest in below(provider, target, platform).await? {
         let mut it = Checked::new(manifest.clone());
-        if it.look(provider, &manifest).await? && media_type::is_manifest(manifest.media_type()) {
-            let bytes = provider.read(&manifest, MAX_MANIFEST).await?;
-            let Manifest { config, layers, .. } = Manifest::parse(&manifest, &bytes)?;
-            let mut seen: HashSet<Digest> = HashSet::new();
-            for blob in [vec![config], layers].concat() {
-                if seen.insert(blob.digest().clone()) {
-                    it.look(provider, &blob).await?;
-                }
-            }
+        match media_type::is_manifest(manifest.media_type()) {
+            true => it.look_into(provider, &manifest).await?,
+            false => it.look(provider, &manifest).await?,
         }
         checked.push(it);
     }
@@ -113,7 +124,7 @@ async fn below(
         }
         let index = match provider.read(&node, MAX_MANIFEST).await {
             Ok(bytes) => Index::parse(&node, &bytes)?,
-            Err(ContentError::NotFound { .. }) => {
+            Err(error) if is_missing(&error) => {
                 found.push(node);
                 continue;
             }
@@ -126,4 +137,10 @@ async fn below(
         open.extend(below.into_iter().rev().map(|it| (depth + 1, it)));
     }
     Ok(found)
+}
+
+/// Whether a blob might as well not be there: the next pull fetches it.
+fn is_missing(error: &ContentError) -> bool {
+    use ContentError::{Damaged, DigestMismatch, NotFound, SizeMismatch};
+    matches!(error, NotFound { .. } | Damaged { .. } | SizeMismatch { .. } | DigestMismatch { .. })
 }

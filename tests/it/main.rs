@@ -1,7 +1,13 @@
 //! The main job, and what may go wrong with it, through `dist` as its users run it.
 
+mod damage;
+mod discard;
 mod dist;
+mod images;
+mod output;
+mod portable;
 mod redis;
 mod refusals;
 mod registries;
 mod support;
+mod upkeep;

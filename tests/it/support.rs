@@ -7,7 +7,9 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use serde_json::Value;
 use tempfile::TempDir;
+use windlass_testkit::{Layer, Registry};
 
 /// A folder for `--root`, and the program.
 #[derive(Debug)]
@@ -71,6 +73,48 @@ impl Dist {
         errors[0].to_owned()
     }
 
+    /// Runs to the end, which must be a good one; gives the one JSON object on stdout.
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(arguments)).expect("it prints one JSON object")
+    }
+
+    /// Runs to the end, which must be a good one; gives the JSON object on each line of stdout.
+    pub(crate) fn json_lines(&self, arguments: &[&str]) -> Vec<Value> {
+        let stdout = self.ok(arguments);
+        stdout.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
+    }
+
+    /// The names of the images that are listed.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let images = self.json_lines(&["images", "--json"]);
+        images.iter().map(|image| image["ref"].as_str().expect("it has a name").to_owned()).collect()
+    }
+
+    /// Where a blob is on the disk, or would be.
+    pub(crate) fn blob(&self, digest: impl AsRef<str>) -> PathBuf {
+        self.root().join("content/blobs").join(digest.as_ref().replace(':', "/"))
+    }
+
+    /// The files that a container of an image sees, each with its content, in order: `./etc/motd=hello`.
+    ///
+    /// `settings` are arguments that all commands take. The snapshot stays.
+    pub(crate) fn files(&self, settings: &[&str], name: &str) -> Vec<String> {
+        let image = self.json(&["images", "inspect", name]);
+        let layers = image["layers"].as_array().expect("it lists its layers");
+        let chain_id = layers.last().expect("it has one")["chainID"].as_str().expect("it is text");
+        let target = tempfile::tempdir().expect("a temporary folder can be made");
+        let at = target.path().to_str().expect("the path is UTF-8");
+        let key = format!("look-{}", target.path().file_name().expect("it has one").display());
+        let prepare = ["rootfs", "prepare", chain_id, &key, "--target", at];
+        let mount = self.ok(&[settings, &prepare].concat());
+        let list = r#"find . -type f | sort | while read -r file; do echo "$file=$(cat "$file")"; done"#;
+        let script = format!("set -e\n{mount}\n(cd {at}; {list})\numount {at}");
+        let output =
+            Command::new("unshare").args(["-m", "sh", "-c", &script]).output().expect("unshare starts");
+        assert!(output.status.success(), "{mount}{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+    }
+
     /// Asserts that no image is listed. Files that no snapshot owns may be left, as after a crash, for cleanup.
     pub(crate) fn shows_nothing(&self) {
         assert_eq!(self.ok(&["images", "--json"]), "", "no image is listed");
@@ -86,6 +130,18 @@ impl From<Output> for Ran {
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
     }
+}
+
+/// A layer with one small file, named after its content.
+pub(crate) fn layer(content: &str) -> Layer {
+    Layer::new().file(content, 0o644, content.as_bytes())
+}
+
+/// The digests, tags and the like that a registry was asked for with `GET`, since it had seen `before` requests.
+pub(crate) fn fetched(registry: &Registry, before: usize) -> Vec<String> {
+    let requests = registry.requests().split_off(before);
+    let gets = requests.into_iter().filter(|request| request.method == "GET" && request.path != "/v2/");
+    gets.map(|request| request.path.rsplit('/').next().unwrap_or_default().to_owned()).collect()
 }
 
 /// Where cargo put the example that it built with this test.

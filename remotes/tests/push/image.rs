@@ -215,6 +215,28 @@ impl Pusher for Counted {
 }
 
 #[tokio::test]
+async fn a_blob_that_is_damaged_in_the_store_is_named_and_not_put() {
+    let image = image();
+    for layer in image.layers() {
+        let (_folder, store) = store(&[&image]).await;
+        let server = Server::start().await;
+        let mut wrong = image.blob(layer.digest()).to_vec();
+        wrong[0] ^= 1;
+        std::fs::write(store.path(layer.digest()), wrong).expect("it is there");
+
+        let err = push(&store, &server, &image.root).await.expect_err("its bytes are others");
+
+        let text = err.to_string();
+        assert!(
+            text.starts_with(&format!("blob {} is damaged: its bytes hash to", layer.digest())),
+            "{text}"
+        );
+        assert_eq!(server.blob("app", layer.digest()), None);
+        assert!(server.tags("app").is_empty());
+    }
+}
+
+#[tokio::test]
 async fn as_many_as_the_limit_says_are_in_flight() {
     let layers = (0..12).fold(ImageBuilder::new(), |image, it: u8| {
         image.layer(Layer::new().file("f", 0o644, &[it; 10]).plain())
