@@ -1,6 +1,6 @@
 //! One attempt of a pull: what may have to be done twice, since what was here before may be damaged.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, io, sync::Arc};
 
 use async_trait::async_trait;
 use oci_spec::image::{Descriptor, Digest};
@@ -9,7 +9,7 @@ use windlass_images::{
     BoxError, ChainId, ChildrenHandler, Handler, HandlerExt, Hold, Image, Lease, Next, Resource, Track,
     dispatch, media_type,
 };
-use windlass_remotes::{FetchHandler, Resolved};
+use windlass_remotes::{FetchHandler, Resolved, ingest_key};
 use windlass_rootfs::Unpacker;
 
 use crate::{Platforms, PullOptions, Result, Retain, Windlass, windlass::blocking};
@@ -21,6 +21,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) resolved: &'a Resolved,
     pub(crate) options: &'a PullOptions,
     pub(crate) extent: Extent,
+    /// The ingests that were there before.
+    pub(crate) left: HashSet<String>,
 }
 
 impl Attempt<'_> {
@@ -115,8 +117,9 @@ impl Attempt<'_> {
         Ok(discard)
     }
 
-    /// Reads all blobs of the image that are here, and moves those that are damaged out of the way. Returns whether there were any.
-    pub(crate) async fn quarantine_damaged(&self) -> Result<bool> {
+    /// Reads all blobs of the image that are here, and moves those that are damaged out of the way. Returns whether there may have
+    /// been any: what an earlier pull had left, and this one went on with, may have been damaged, and goes if it is not complete.
+    pub(crate) async fn remove_damaged(&self) -> Result<bool> {
         let content = self.windlass.content();
         let mut found = false;
         let mut open = vec![self.resolved.descriptor.clone()];
@@ -125,6 +128,11 @@ impl Attempt<'_> {
         while let Some(node) = open.pop() {
             if !seen.insert(node.digest().clone()) {
                 continue;
+            }
+            if self.left.contains(&ingest_key(&node)) {
+                // Unless it is complete, and then it is good by now.
+                let _ = content.abort(&ingest_key(&node)).await;
+                found = true;
             }
             match content.verify_blob(node.digest(), &Verify::default().quarantine(true)).await {
                 Ok(Verified { condition: Condition::Damaged { reason, .. }, .. }) => {
@@ -188,4 +196,13 @@ struct Discard {
 pub(crate) fn is_remote(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     causes.any(<dyn std::error::Error>::is::<windlass_remotes::Error>)
+}
+
+/// Whether a failure is for want of room. What came until then is kept.
+pub(crate) fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| {
+        let kind = cause.downcast_ref().map(io::Error::kind);
+        matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    })
 }

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use windlass_images::{
     BoxError,
@@ -38,7 +38,9 @@ impl Windlass {
             gc = gc.collector(Snapshots(self.open_snapshotter().await?));
         }
         let report = gc.run(options).await?;
-        if !report.images.is_empty() && !options.dry_run {
+        if !options.dry_run {
+            self.content().expire_idle(Duration::MAX).await?;
+            // Also what another process took off the list, and did not live to take off the index.
             self.write_index().await?;
         }
         Ok(report)

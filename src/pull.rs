@@ -1,4 +1,5 @@
 use oci_spec::image::Descriptor;
+use windlass_content::Store;
 use windlass_images::{
     ChainId, LeaseOptions, Platform,
     import::check,
@@ -10,7 +11,7 @@ use windlass_remotes::Resolved;
 
 use crate::{
     Error, Result, Windlass,
-    attempt::{Attempt, Extent, is_remote},
+    attempt::{Attempt, Extent, is_full, is_remote},
 };
 
 /// Which platforms' images a pull fetches.
@@ -167,11 +168,14 @@ impl Windlass {
 
         // Whatever is held before one looks whether it is there stays there.
         let lease = self.images().lease(LeaseOptions::default().label("pull", name)).await?;
+        let left = self.content().active().await?.into_iter().map(|status| status.key).collect();
         let attempt =
-            Attempt { windlass: self, lease: &lease, resolved: &resolved, options: &options, extent };
+            Attempt { windlass: self, lease: &lease, resolved: &resolved, options: &options, extent, left };
         let chain_id = match attempt.run().await {
             // Something that was here already may have been damaged. What came from elsewhere was checked.
-            Err(error) if !is_remote(&error) && attempt.quarantine_damaged().await? => attempt.run().await?,
+            Err(error) if !is_remote(&error) && !is_full(&error) && attempt.remove_damaged().await? => {
+                attempt.run().await?
+            }
             answer => answer?,
         };
         if extent == Extent::WhatIsThere {

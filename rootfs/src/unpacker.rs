@@ -1,4 +1,5 @@
 use std::{
+    collections::HashSet,
     num::NonZeroUsize,
     os::fd::OwnedFd,
     sync::{
@@ -427,10 +428,18 @@ impl Unpacking {
     async fn run(
         &mut self,
         walk: impl Future<Output = windlass_images::Result<()>>,
-        unpacking: &mut JoinSet<Result<Option<Unpacked>>>,
+        unpacking: &mut JoinSet<(Descriptor, Result<Option<Unpacked>>)>,
     ) -> Result<Vec<Unpacked>> {
         let mut walk = std::pin::pin!(walk);
         let mut walked = false;
+        let start = |unpacking: &mut JoinSet<_>, manifest: Descriptor| {
+            let (unpacker, platform) = (self.unpacker.clone(), self.platform.clone());
+            unpacking.spawn(async move {
+                let done = unpacker.unpack_if_it_runs_on(&manifest, &platform).await;
+                (manifest, done)
+            });
+        };
+        let mut again = HashSet::new();
         let mut unpacked = Vec::new();
         loop {
             tokio::select! {
@@ -441,19 +450,24 @@ impl Unpacking {
                     self.finds.close();
                 }
                 Some(manifest) = self.finds.recv() => {
-                    let (unpacker, platform) = (self.unpacker.clone(), self.platform.clone());
-                    unpacking.spawn(async move { unpacker.unpack_if_it_runs_on(&manifest, &platform).await });
+                    start(unpacking, manifest);
                 }
                 Some(done) = unpacking.join_next() => {
-                    match done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())) {
+                    let (manifest, done) =
+                        done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+                    match done {
                         Ok(result) => unpacked.extend(result),
-                        Err(error) => {
-                            // A blob that stopped arriving is the walk's failure, which says why.
-                            if is_abandoned(&error) && !walked {
-                                walk.await?;
+                        // A blob that stopped arriving is the walk's failure, which says why; or somebody else's, and then
+                        // the walk has fetched it anew.
+                        Err(error) if is_abandoned(&error) && again.insert(manifest.digest().clone()) => {
+                            if !walked {
+                                (&mut walk).await?;
+                                walked = true;
+                                self.finds.close();
                             }
-                            return Err(error);
+                            start(unpacking, manifest);
                         }
+                        Err(error) => return Err(error),
                     }
                 }
                 else => return Ok(unpacked),

@@ -14,11 +14,14 @@ use crate::{
     metadata::{Check, Metadata, Row},
 };
 
+/// What the names of folders begin with in which something is tried.
+const ATTEMPT: &str = "probe-";
+
 /// `<root>/metadata.db`, and `<root>/snapshots/<id>/fs` for each row.
 ///
 /// A folder is made before its row gets a name, and removed after the row lost it; so a crash leaves only folders that
-/// nobody sees. Whoever makes one holds `<root>/lock` shared. Cleanup takes it alone while it looks for what is
-/// left over, and as ids are never used twice, needs no lock while it removes that.
+/// nobody sees. Whoever makes one, or a folder to try something in, holds `<root>/lock` shared. Cleanup takes it alone while it
+/// looks for what is left over, and as ids and names are never used twice, needs no lock while it removes that.
 #[derive(Debug)]
 pub(crate) struct Folders {
     root: PathBuf,
@@ -152,9 +155,29 @@ impl Folders {
         Ok(())
     }
 
+    /// Tries something in a folder of its own, which is gone afterwards. If we die, cleanup removes it.
+    #[cfg(feature = "overlay")]
+    pub(crate) fn attempt<T>(&self, attempt: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+        let _lock = self.lock(FlockOperation::LockShared)?;
+        // A name that neither a crashed process nor one in another container has left.
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+        let id = format!("{ATTEMPT}{}-{:?}-{now}", std::process::id(), std::thread::current().id())
+            .replace(['(', ')'], "");
+        let folder = self.root.join(id);
+        mkdir(&folder, 0o700)?;
+        let answer = attempt(&folder);
+        files::remove(&folder)?;
+        answer
+    }
+
     pub(crate) fn cleanup(&self) -> Result<u64> {
         let mut freed = 0;
-        for id in self.leftovers()? {
+        let (ids, attempts) = self.leftovers()?;
+        for folder in attempts {
+            freed += files::usage(&folder).map_or(0, |usage| usage.bytes);
+            files::remove(&folder)?;
+        }
+        for id in ids {
             let folder = self.folder(id);
             if folder.exists() {
                 // Somebody else may be removing it; then they free it.
@@ -166,18 +189,17 @@ impl Folders {
         Ok(freed)
     }
 
-    fn leftovers(&self) -> Result<Vec<i64>> {
+    /// The snapshots that nobody sees, and the folders in which something was tried.
+    fn leftovers(&self) -> Result<(Vec<i64>, Vec<PathBuf>)> {
         let _lock = self.lock(FlockOperation::LockExclusive)?;
         let mut ids = self.metadata.nameless()?;
         let known: std::collections::HashSet<i64> =
             self.metadata.all()?.iter().map(|row| row.id).chain(ids.iter().copied()).collect();
-        let snapshots = self.root.join("snapshots");
-        for entry in std::fs::read_dir(&snapshots).map_err(|source| io("read", &snapshots, source))? {
-            let entry = entry.map_err(|source| io("read", &snapshots, source))?;
-            let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
-            ids.extend(id.filter(|id| !known.contains(id)));
-        }
-        Ok(ids)
+        let folders = names(&self.root.join("snapshots"))?;
+        ids.extend(folders.iter().filter_map(|name| name.parse().ok()).filter(|id| !known.contains(id)));
+        let mut attempts = names(&self.root)?;
+        attempts.retain(|name| name.starts_with(ATTEMPT));
+        Ok((ids, attempts.into_iter().map(|name| self.root.join(name)).collect()))
     }
 
     /// Removes the files of a snapshot that nobody sees. What cannot be removed now is left to cleanup.
@@ -201,6 +223,18 @@ impl Folders {
         flock(&file, operation).map_err(|err| io("lock", &path, err.into()))?;
         Ok(file)
     }
+}
+
+/// The names in a folder that are text, as all of ours are.
+fn names(folder: &Path) -> Result<Vec<String>> {
+    let read = || -> std::io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(folder)? {
+            names.extend(entry?.file_name().into_string());
+        }
+        Ok(names)
+    };
+    read().map_err(|source| io("read", folder, source))
 }
 
 /// Puts a tree in the place of the same tree, of which files were lost. What is on top of it is whole again, too.

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use rusqlite::{Connection, OptionalExtension, Row as SqlRow, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Row as SqlRow, TransactionBehavior, ffi, params};
 
 use crate::{Commit, Error, Info, Kind, Result, Usage};
 
@@ -36,7 +36,7 @@ pub(crate) struct Row {
 impl Metadata {
     /// Opens or creates the database.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let fail = |source| Error::Database { op: "open", path: path.to_owned(), source };
+        let fail = |source| Error::Database { op: "open", path: path.to_owned(), source: plain(source) };
         // SQLite does not wait when two switch a new database to WAL; we do, until this function ends.
         let folder = path.parent().unwrap_or(Path::new("."));
         let lock = File::open(folder).and_then(|folder| folder.lock().map(|()| folder));
@@ -241,8 +241,19 @@ impl Metadata {
         })();
         result.map_err(|failure| match failure {
             Failure::Ours(err) => err,
-            Failure::Sql(source) => Error::Database { op, path: self.path.clone(), source },
+            Failure::Sql(source) => Error::Database { op, path: self.path.clone(), source: plain(source) },
         })
+    }
+}
+
+/// SQLite says no more than that it is an I/O error when a full disk has no room for the file that its processes share.
+fn plain(error: rusqlite::Error) -> rusqlite::Error {
+    match error.sqlite_error() {
+        Some(it) if it.extended_code == ffi::SQLITE_IOERR_SHMSIZE => {
+            let full = ffi::Error::new(ffi::SQLITE_FULL);
+            rusqlite::Error::SqliteFailure(full, Some("the disk is full".into()))
+        }
+        _ => error,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ops::ControlFlow, path::Path};
 
 use crate::{
-    Capabilities, Commit, Durability, Error, Info, Kind, Mount, Result, Snapshotter, Usage, Whiteouts, files,
+    Capabilities, Commit, Durability, Error, Info, Kind, Mount, Result, Snapshotter, Usage, Whiteouts,
     folders::{Folders, io, mkdir},
     metadata::Row,
     mount,
@@ -37,7 +37,7 @@ impl Overlay {
             );
             return Err(unsupported("use this root", reason));
         }
-        probe(folders.root())?;
+        probe(&folders)?;
         Ok(Self { folders })
     }
 
@@ -179,14 +179,8 @@ fn inherit(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Mounts two tiny layers as every snapshot will be.
-fn probe(root: &Path) -> Result<()> {
-    // A name that neither a crashed process nor one in another container has left.
-    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
-    let id = format!("probe-{}-{:?}-{now}", std::process::id(), std::thread::current().id())
-        .replace(['(', ')'], "");
-    let folder = root.join(id);
-    mkdir(&folder, 0o700)?;
-    let tried = (|| {
+fn probe(folders: &Folders) -> Result<()> {
+    let tried = folders.attempt(|folder| {
         for name in ["lower", "upper", "work"] {
             mkdir(&folder.join(name), 0o755)?;
         }
@@ -194,14 +188,17 @@ fn probe(root: &Path) -> Result<()> {
         let options =
             vec![option("lowerdir", "lower"), option("upperdir", "upper"), option("workdir", "work")];
         mount::open_tree(&[overlay(options)]).map(drop)
-    })();
-    files::remove(&folder)?;
+    });
     tried.map_err(|err| {
+        // A full disk says enough.
+        if matches!(err, Error::Io { .. }) {
+            return err;
+        }
         let cause = std::error::Error::source(&err).map(ToString::to_string).unwrap_or_default();
         let reason = format!(
             "{err} below {}: {cause}; overlayfs needs root or a user namespace, the kernel's overlay module, and a root \
              that is not on overlayfs itself; the native snapshotter works anywhere",
-            root.display()
+            folders.root().display()
         );
         unsupported("work here", reason)
     })

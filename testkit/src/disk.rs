@@ -34,9 +34,10 @@ impl LoopDisk {
             .expect("the temporary folder has room for an image with holes");
         std::fs::create_dir(disk.path()).expect("the temporary folder is new");
         let mkfs = require("mkfs.ext4", "e2fsprogs");
-        // Without lazy initialisation nothing writes to the disk but the test.
+        // Without lazy initialisation nothing writes to the disk but the test. Blocks are as large as pages of memory, as on
+        // disks that are not for tests: with smaller ones a full disk kills those who write to a file that they have mapped.
         run(Command::new(mkfs)
-            .args(["-q", "-F", "-m", "0", "-O", "has_journal"])
+            .args(["-q", "-F", "-m", "0", "-O", "has_journal", "-b", "4096"])
             .args(["-E", "lazy_itable_init=0,lazy_journal_init=0"])
             .arg(disk.image()));
         disk.mount();

@@ -1,6 +1,8 @@
 //! The `dist` example as its users run it: as a process, on a folder of its own.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::{
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -12,13 +14,17 @@ use windlass_testkit::{Layer, Registry};
 /// A folder for `--root`, and the program.
 #[derive(Debug)]
 pub(crate) struct Dist {
-    root: TempDir,
+    root: PathBuf,
+    /// Removes the folder, if it is a temporary one.
+    _temporary: Option<TempDir>,
 }
 
 /// What a run of `dist` left.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
+    /// What it was ended by, if it was killed.
+    pub(crate) signal: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
@@ -26,11 +32,17 @@ pub(crate) struct Ran {
 impl Dist {
     /// A new, empty folder.
     pub(crate) fn new() -> Self {
-        Self { root: tempfile::tempdir().expect("a temporary folder can be made") }
+        let temporary = tempfile::tempdir().expect("a temporary folder can be made");
+        Self { root: temporary.path().to_owned(), _temporary: Some(temporary) }
+    }
+
+    /// This folder, which stays.
+    pub(crate) fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), _temporary: None }
     }
 
     pub(crate) fn root(&self) -> &Path {
-        self.root.path()
+        &self.root
     }
 
     /// `dist --root DIR ARGUMENTS…`, not started yet.
@@ -113,6 +125,7 @@ impl From<Output> for Ran {
     fn from(output: Output) -> Self {
         Self {
             code: output.status.code(),
+            signal: output.status.signal(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }

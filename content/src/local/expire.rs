@@ -40,7 +40,8 @@ impl LocalStore {
         self.expire_idle(self.inner.ingest_expiry).await
     }
 
-    /// As [`expire`](Self::expire), for ingests that got no bytes for `idle`. Zero leaves only those with a writer.
+    /// As [`expire`](Self::expire), for ingests that got no bytes for `idle`. Zero leaves only those with a writer, and
+    /// [`Duration::MAX`] removes only what a crash left that is of no use to anybody.
     ///
     /// # Errors
     ///
@@ -86,10 +87,14 @@ fn expire(store: &Inner, idle: Duration) -> Result<Expired> {
 }
 
 /// Whether nothing happened to an ingest for so long. One from the future, as clocks go, is not idle.
+///
+/// One without bytes is so at once: its process died just before it wrote any, or just after they became a blob.
 fn is_idle(folder: &Path, idle: Duration) -> bool {
     let changed = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-    let last = changed(folder).max(changed(&IngestFolder::new(folder).data()));
+    let data = IngestFolder::new(folder).data();
+    let last = changed(folder).max(changed(&data));
     idle.is_zero()
+        || !data.exists()
         || last.is_some_and(|last| SystemTime::now().duration_since(last).is_ok_and(|since| since >= idle))
 }
 

@@ -12,7 +12,9 @@ use std::{
 };
 
 use oci_spec::image::{Descriptor, Digest};
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params, params_from_iter};
+use rusqlite::{
+    Connection, OptionalExtension, Transaction, TransactionBehavior, ffi, params, params_from_iter,
+};
 
 pub(crate) use self::record::json;
 pub use self::{
@@ -55,7 +57,8 @@ impl Store {
     /// [`Error::Database`], and [`Error::TooNew`] if a newer version of this library wrote it.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
-        let failed = |source| Error::Database { op: "open tables", path: path.clone(), source };
+        let failed =
+            |source| Error::Database { op: "open tables", path: path.clone(), source: plain(source) };
         // SQLite does not wait when two switch a new database to WAL; we do, until this function ends.
         let folder = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let lock = File::open(folder).and_then(|folder| folder.lock().map(|()| folder));
@@ -299,7 +302,18 @@ impl Store {
     }
 
     fn named<T>(&self, op: &'static str, answer: rusqlite::Result<T>) -> Result<T> {
-        answer.map_err(|source| Error::Database { op, path: self.inner.path.clone(), source })
+        answer.map_err(|source| Error::Database { op, path: self.inner.path.clone(), source: plain(source) })
+    }
+}
+
+/// SQLite says no more than that it is an I/O error when a full disk has no room for the file that its processes share.
+fn plain(error: rusqlite::Error) -> rusqlite::Error {
+    match error.sqlite_error() {
+        Some(it) if it.extended_code == ffi::SQLITE_IOERR_SHMSIZE => {
+            let full = ffi::Error::new(ffi::SQLITE_FULL);
+            rusqlite::Error::SqliteFailure(full, Some("the disk is full".into()))
+        }
+        _ => error,
     }
 }
 

@@ -3,6 +3,7 @@
 mod auth;
 mod body;
 mod fetch_handler;
+mod go_away;
 mod hosts;
 mod image;
 mod limits;
