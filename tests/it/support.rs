@@ -88,6 +88,11 @@ impl From<Output> for Ran {
     }
 }
 
+/// Whether an error says that the disk is full: in the system's words, or, if a database was the first to notice, in SQLite's.
+pub(crate) fn names_a_full_disk(line: &str) -> bool {
+    line.contains("No space left on device") || line.contains("disk is full")
+}
+
 /// Where cargo put the example that it built with this test.
 fn program() -> PathBuf {
     let test = std::env::current_exe().expect("a running program has a path");
