@@ -69,7 +69,22 @@ impl LoopDisk {
     /// If it is in use, or cannot be mounted any more.
     pub fn remount(&self) {
         run(Command::new(require("umount", "mount")).arg(self.path()));
+        self.is_gone();
         self.mount();
+    }
+
+    /// Waits until nothing in the system has the disk: a process that was started in a mount namespace of its own meanwhile
+    /// has a copy of the mount, and with it the disk would stay as it is, its power off.
+    fn is_gone(&self) {
+        let begun = std::time::Instant::now();
+        loop {
+            let devices = Command::new(require("losetup", "mount")).arg("-j").arg(self.image()).output();
+            if devices.expect("losetup starts").stdout.is_empty() {
+                return;
+            }
+            assert!(begun.elapsed().as_secs() < 60, "{} is still in use", self.path().display());
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
     }
 
     fn image(&self) -> PathBuf {

@@ -144,6 +144,11 @@ pub(crate) fn fetched(registry: &Registry, before: usize) -> Vec<String> {
     gets.map(|request| request.path.rsplit('/').next().unwrap_or_default().to_owned()).collect()
 }
 
+/// Whether an error says that the disk is full: in the system's words, or, if a database was the first to notice, in SQLite's.
+pub(crate) fn names_a_full_disk(line: &str) -> bool {
+    line.contains("No space left on device") || line.contains("disk is full")
+}
+
 /// Where cargo put the example that it built with this test.
 fn program() -> PathBuf {
     let test = std::env::current_exe().expect("a running program has a path");
