@@ -2,7 +2,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use oci_spec::image::Digest;
+use oci_spec::image::{Descriptor, Digest};
 
 use crate::{Filter, Ingester, Labels, Provider, Result};
 
@@ -67,6 +67,13 @@ pub struct Info {
     pub labels: Labels,
 }
 
+impl Info {
+    /// What a store of one's own knows of a blob, without labels.
+    pub fn new(digest: Digest, size: u64, committed: SystemTime) -> Self {
+        Self { digest, size, committed, labels: Labels::new() }
+    }
+}
+
 /// An ingest in progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -83,4 +90,19 @@ pub struct Status {
     pub started: SystemTime,
     /// When the last bytes came.
     pub updated: SystemTime,
+}
+
+impl Status {
+    /// How far an ingest of `expected` is in a store of one's own that begins now.
+    pub fn new(key: impl Into<String>, expected: &Descriptor, offset: u64) -> Self {
+        let now = SystemTime::now();
+        Self {
+            key: key.into(),
+            expected: expected.digest().clone(),
+            offset,
+            total: expected.size(),
+            started: now,
+            updated: now,
+        }
+    }
 }

@@ -10,7 +10,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use oci_spec::image::{Descriptor, Digest};
-use windlass_content::{Blob, ByteStream, Error, Ingest, Ingester, Provider, Result, Writer, hash::Hasher};
+use windlass_content::{
+    Blob, ByteStream, Error, Ingest, Ingester, Labels, Provider, Result, Status, Writer, hash::Hasher,
+};
 
 use crate::import::{ImportOptions, import};
 
@@ -81,7 +83,16 @@ impl Writer for MemoryWriter {
         Ok(())
     }
 
-    async fn commit(self: Box<Self>) -> Result<()> {
+    fn status(&self) -> Status {
+        Status::new("", &self.expected, self.offset())
+    }
+
+    async fn truncate(&mut self, size: u64) -> Result<()> {
+        self.bytes.truncate(usize::try_from(size).unwrap_or(usize::MAX));
+        Ok(())
+    }
+
+    async fn commit(self: Box<Self>, _: Labels) -> Result<()> {
         let mut hasher = Hasher::new(self.expected.digest())?;
         hasher.update(&self.bytes);
         let (expected, actual) = (self.expected.digest().clone(), hasher.finish());
