@@ -19,6 +19,7 @@ use super::{
     disk::io_error,
     lock::Lock,
     names,
+    write_back::WriteBack,
 };
 use crate::{Error, Labels, Result, hash::Hasher};
 
@@ -73,6 +74,7 @@ pub(super) struct Intake {
     found: u64,
     /// How many bytes are in the file and in the hash.
     written: u64,
+    write_back: WriteBack,
     expected: Descriptor,
     /// Before the lock: whoever is next begins an arrival of its own.
     arriving: Arriving,
@@ -91,7 +93,8 @@ impl Intake {
         found: u64,
     ) -> Result<Self> {
         let arriving = Arriving::begin(&store, &data, &expected, found)?;
-        Ok(Self { store, data, file, hasher, found, written: 0, expected, arriving, lock })
+        let write_back = WriteBack::default();
+        Ok(Self { store, data, file, hasher, found, written: 0, write_back, expected, arriving, lock })
     }
 
     /// Does what it is told, until the writer is dropped. A failure ends it, and goes to `report`.
@@ -167,6 +170,9 @@ impl Intake {
         self.write_slices(&mut slices).map_err(io_error("write", &self.data))?;
         // The followers' file is the same one: they see the bytes as soon as they are told of them.
         self.arriving.arrival.advance(self.written);
+        if self.store.durability == Durability::Safe {
+            self.write_back.advance(&self.file, self.written);
+        }
         for chunk in &*chunks {
             self.hasher.update(&chunk.bytes);
         }

@@ -11,6 +11,7 @@ mod lock;
 mod names;
 mod sidecar;
 mod verify;
+mod write_back;
 mod writer;
 
 use std::{
