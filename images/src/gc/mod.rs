@@ -34,7 +34,9 @@
 
 mod discard;
 mod ingests;
+mod key;
 mod mark;
+mod marks;
 mod policy;
 mod report;
 mod roots;
@@ -43,16 +45,13 @@ mod sweep;
 
 use std::{fs::File, sync::Arc, time::Duration};
 
-use futures::TryStreamExt;
-use windlass_content::Info;
-
-use self::{mark::Marked, sweep::Sweep};
+use self::{mark::Marked, marks::Marks, sweep::Sweep};
 pub use self::{
     policy::{Policy, Sizes, choose},
     report::{Blob, Ingest, Report, SnapshotName},
     snapshots::{Collector, Snapshot},
 };
-use crate::{Result, Store, gate};
+use crate::{LeaseInfo, Result, Store, gate};
 
 /// What to do in one collection.
 #[derive(Clone, Debug)]
@@ -144,24 +143,43 @@ impl Gc {
         report.leases = leases.dead.into_iter().map(|it| it.id).collect();
         report.images = self.drop_names(options).await?;
 
-        let mut marked = Marked::new(self.content.clone(), !self.collectors.is_empty());
-        for lease in &leases.alive {
-            marked.hold(&lease.resources).await?;
-        }
-        self.mark_images(&mut marked, &report.images).await?;
-        let candidates = self.unmarked(&marked).await?;
-        marked.find_referrers(&candidates).await?;
+        let on_disk = Marks::on_disk(self.store.folder());
+        let marked = match self.mark(on_disk, &leases.alive, &report.images).await {
+            // To make room on a full disk is what a collection is for.
+            Err(error) if marks::is_full(&error) => {
+                tracing::warn!(%error, "the disk is full: what is needed is noted in memory");
+                self.mark(Marks::in_memory(), &leases.alive, &report.images).await?
+            }
+            marked => marked?,
+        };
 
         let mut sweep = Sweep::new(self, marked, cursor, options.dry_run, &mut report);
         for collector in &self.collectors {
             sweep.snapshots(collector).await?;
         }
-        sweep.blobs(candidates).await?;
+        sweep.blobs().await?;
         sweep.ingests(options.idle_ingests).await?;
         if !options.dry_run {
             roots::end(&self.store).await?;
         }
         Ok(report)
+    }
+
+    /// Marks what is needed, and finds what is not.
+    async fn mark(
+        &self,
+        marks: impl Future<Output = Result<Marks>>,
+        leases: &[LeaseInfo],
+        dropped: &[String],
+    ) -> Result<Marked> {
+        let mut marked = Marked::new(self.content.clone(), !self.collectors.is_empty(), marks.await?);
+        for lease in leases {
+            marked.hold(&lease.resources).await?;
+        }
+        self.mark_images(&mut marked, dropped).await?;
+        marked.find_candidates().await?;
+        marked.find_referrers().await?;
+        Ok(marked)
     }
 
     /// Marks all images but the dropped ones, which a dry run still finds listed.
@@ -174,11 +192,5 @@ impl Gc {
             let roots = page.into_iter().filter(|(name, _)| dropped.binary_search(name).is_err());
             marked.mark(roots.map(|(_, target)| (&target).into())).await?;
         }
-    }
-
-    /// What is there, and was not marked.
-    async fn unmarked(&self, marked: &Marked) -> Result<Vec<Info>> {
-        let all = self.content.walk(windlass_content::Filter::default());
-        Ok(all.try_filter(|it| std::future::ready(!marked.has(&it.digest))).try_collect().await?)
     }
 }

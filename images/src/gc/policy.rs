@@ -6,12 +6,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use oci_spec::image::Digest;
 use rusqlite::params;
 use windlass_reference::Reference;
 
-use super::{Gc, Options, mark::Marked};
+use super::{
+    Gc, Options,
+    mark::{AT_ONCE, below},
+};
 use crate::{Filter, Record, Result, gate::blocking, store::millis};
 
 /// Which names a collection drops. The default drops none.
@@ -171,17 +174,16 @@ impl Gc {
             .map_ok(|it| (it.digest, it.size))
             .try_collect()
             .await?;
-        let mut sizes = Sizes::new();
-        for record in records {
-            let target = record.target.digest();
-            if !sizes.contains_key(target) {
-                let mut marked = Marked::new(self.content.clone(), false);
-                marked.mark([(&record.target).into()]).await?;
-                let sized = |digest: Digest| all.get(&digest).map(|size| (digest.clone(), *size));
-                sizes.insert(target.clone(), marked.into_digests().filter_map(sized).collect());
-            }
-        }
-        Ok(sizes)
+        let targets: HashMap<_, _> = records.iter().map(|it| (it.target.digest(), &it.target)).collect();
+        stream::iter(targets.into_values().cloned())
+            .map(|target| async {
+                let digest = target.digest().clone();
+                let there = below(self.content.clone(), target).await?.into_iter();
+                Ok((digest, there.filter_map(|it| Some((it.clone(), *all.get(&it)?))).collect()))
+            })
+            .buffer_unordered(AT_ONCE)
+            .try_collect()
+            .await
     }
 }
 
