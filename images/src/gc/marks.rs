@@ -14,7 +14,7 @@ use super::key::Key;
 use crate::{Error, Result, gate::blocking};
 
 /// How much of it is in memory at most, in KiB.
-const CACHE: i64 = 512;
+const CACHE: i64 = 128;
 /// How much is read or written at once.
 pub(super) const PAGE: usize = 1000;
 
@@ -299,4 +299,124 @@ fn mark_referrers(it: &Connection, subject: &Key, round: u32) -> rusqlite::Resul
     )?
     .execute(params![subject, round])?;
     it.prepare_cached("DELETE FROM referrers WHERE subject = ?1")?.execute([subject]).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use windlass_content::hash::sha256;
+
+    use super::*;
+
+    fn digests(range: std::ops::Range<u32>) -> Vec<Digest> {
+        range.map(|it| sha256(&it.to_le_bytes())).collect()
+    }
+
+    fn nodes(range: std::ops::Range<u32>, deep: bool) -> Vec<Node> {
+        digests(range).into_iter().map(|digest| Node { digest, size: None, deep }).collect()
+    }
+
+    fn sorted(mut digests: Vec<Digest>) -> Vec<Digest> {
+        digests.sort_by_key(Digest::to_string);
+        digests
+    }
+
+    /// All that is to be looked into.
+    async fn taken(marks: &Marks, round: u32) -> Vec<Digest> {
+        let mut taken = Vec::new();
+        loop {
+            let page = marks.take_open(round).await.expect("it reads");
+            if page.is_empty() {
+                return sorted(taken);
+            }
+            taken.extend(page.into_iter().map(|it| it.digest));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_larger_than_the_cache_is_all_found_again_and_leaves_no_file() {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        fs::write(dir.path().join("gc.marks"), "left by a crash").expect("it is written");
+        let marks = Marks::on_disk(dir.path()).await.expect("it opens");
+        let (marked, others) = (0..20_000, 20_000..22_500);
+        marks.mark(nodes(marked.clone(), true), 1).await.expect("it marks");
+        let all = digests(marked.start..others.end).into_iter().map(|it| (it, 7)).collect();
+        marks.add_candidates(all).await.expect("it adds");
+
+        let keys = digests(0..others.end).iter().map(Key::blob).collect();
+        let found = marks.are_marked(keys).await.expect("it looks");
+        let mut candidates = Vec::new();
+        while let page = marks.candidates(candidates.last().map_or(0, |it: &Candidate| it.row), PAGE).await
+            && let page = page.expect("it reads")
+            && !page.is_empty()
+        {
+            candidates.extend(page);
+        }
+
+        let written = marks.run("ask", |it| {
+            it.query_row("SELECT page_count > 10 * ?1 / 4 FROM pragma_page_count", [CACHE], |row| {
+                row.get::<_, bool>(0)
+            })
+        });
+        assert!(written.await.expect("it answers"), "it is larger than the cache");
+        assert_eq!(found, [vec![true; 20_000], vec![false; 2500]].concat());
+        assert_eq!(sorted(candidates.into_iter().map(|it| it.digest).collect()), sorted(digests(others)));
+        assert_eq!(taken(&marks, 1).await, sorted(digests(marked)));
+        assert_eq!(fs::read_dir(dir.path()).expect("it lists").count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_node_is_looked_into_once_in_each_round_and_a_leaf_never() {
+        let marks = Marks::in_memory().await.expect("it opens");
+        let [a, b] = [0, 1].map(|it| digests(it..it + 1));
+        for (nodes, round, open) in [
+            (nodes(0..1, false), 1, &[][..]),
+            ([nodes(0..1, false), nodes(0..1, true), nodes(0..1, false)].concat(), 1, &a),
+            (nodes(0..1, true), 1, &[]),
+            (nodes(0..1, false), 2, &[]),
+            (nodes(0..1, true), 2, &a),
+            (nodes(1..2, true), 2, &b),
+        ] {
+            marks.mark(nodes.clone(), round).await.expect("it marks");
+            assert_eq!(marks.is_open().await.expect("it looks"), !open.is_empty(), "{nodes:?} {round}");
+            assert_eq!(taken(&marks, round).await, open, "{nodes:?} {round}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_referrer_is_marked_with_its_subject_whichever_comes_first() {
+        let marks = Marks::in_memory().await.expect("it opens");
+        let [early, leaf, deep, of_leaf, of_deep, of_early, above, none] = &digests(0..8)[..] else {
+            unreachable!("there are eight")
+        };
+        let node = |digest: &Digest, deep| vec![Node { digest: digest.clone(), size: None, deep }];
+        marks.mark(node(early, false), 1).await.expect("it marks");
+        let about = [(early, of_early), (leaf, of_leaf), (deep, of_deep), (of_leaf, above), (none, none)];
+        let about = about.map(|(subject, referrer)| (subject.clone(), referrer.clone())).to_vec();
+        marks.add_referrers(about, 1).await.expect("it adds");
+        assert_eq!(taken(&marks, 1).await, std::slice::from_ref(of_early));
+
+        marks.mark(node(leaf, false), 1).await.expect("it marks");
+        marks.mark(node(deep, true), 1).await.expect("it marks");
+        let expected = sorted([deep, of_leaf, of_deep, above].map(Clone::clone).to_vec());
+        assert_eq!(taken(&marks, 1).await, expected);
+        let keys = [of_early, of_leaf, of_deep, above, none].map(Key::blob).to_vec();
+        assert_eq!(marks.are_marked(keys).await.expect("it looks"), [true, true, true, true, false]);
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_told_apart_and_named() {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        let marks = Marks::on_disk(dir.path()).await.expect("it opens");
+        // As much as a full disk lets it have.
+        let limit = |it: &Connection| it.pragma_update(None, "max_page_count", 20);
+        marks.run("limit", limit).await.expect("it is limited");
+
+        let error = marks.mark(nodes(0..20_000, true), 1).await.expect_err("there is no room");
+
+        let expected =
+            format!("cannot note what is needed in the database {}/gc.marks", dir.path().display());
+        assert_eq!((is_full(&error), error.to_string()), (true, expected));
+        let missing = Marks::on_disk(&dir.path().join("missing")).await.expect_err("there is no folder");
+        assert!(!is_full(&missing), "{missing:?}");
+    }
 }
