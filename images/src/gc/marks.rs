@@ -307,6 +307,13 @@ mod tests {
 
     use super::*;
 
+    impl Marks {
+        /// Answers as on a disk that is full when this many pages are written.
+        pub(in super::super) async fn limit(&self, pages: i64) -> Result<()> {
+            self.run("limit", move |it| it.pragma_update(None, "max_page_count", pages)).await
+        }
+    }
+
     fn digests(range: std::ops::Range<u32>) -> Vec<Digest> {
         range.map(|it| sha256(&it.to_le_bytes())).collect()
     }
@@ -407,9 +414,7 @@ mod tests {
     async fn a_full_disk_is_told_apart_and_named() {
         let dir = tempfile::tempdir().expect("a temporary folder can be made");
         let marks = Marks::on_disk(dir.path()).await.expect("it opens");
-        // As much as a full disk lets it have.
-        let limit = |it: &Connection| it.pragma_update(None, "max_page_count", 20);
-        marks.run("limit", limit).await.expect("it is limited");
+        marks.limit(20).await.expect("it is limited");
 
         let error = marks.mark(nodes(0..20_000, true), 1).await.expect_err("there is no room");
 

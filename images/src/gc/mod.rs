@@ -150,15 +150,8 @@ impl Gc {
         report.leases = leases.dead.into_iter().map(|it| it.id).collect();
         report.images = self.drop_names(options).await?;
 
-        let on_disk = Marks::on_disk(self.store.folder());
-        let marked = match self.mark(on_disk, &leases.alive, &report.images).await {
-            // To make room on a full disk is what a collection is for.
-            Err(error) if marks::is_full(&error) => {
-                tracing::warn!(%error, "the disk is full: what is needed is noted in memory");
-                self.mark(Marks::in_memory(), &leases.alive, &report.images).await?
-            }
-            marked => marked?,
-        };
+        let marks = Marks::on_disk(self.store.folder());
+        let marked = self.mark_anyway(marks, &leases.alive, &report.images).await?;
 
         let mut sweep = Sweep::new(self, marked, cursor, options.dry_run, &mut report);
         for collector in &self.collectors {
@@ -170,6 +163,22 @@ impl Gc {
             roots::end(&self.store).await?;
         }
         Ok(report)
+    }
+
+    /// As [`mark`](Self::mark), but if the disk is full it begins again in memory: to make room is what a collection is for.
+    async fn mark_anyway(
+        &self,
+        marks: impl Future<Output = Result<Marks>>,
+        leases: &[LeaseInfo],
+        dropped: &[String],
+    ) -> Result<Marked> {
+        match self.mark(marks, leases, dropped).await {
+            Err(error) if marks::is_full(&error) => {
+                tracing::warn!(%error, "the disk is full: what is needed is noted in memory");
+                self.mark(Marks::in_memory(), leases, dropped).await
+            }
+            marked => marked,
+        }
     }
 
     /// Marks what is needed, and finds what is not.
@@ -198,6 +207,42 @@ impl Gc {
             after = Some(last.clone());
             let roots = page.into_iter().filter(|(name, _)| dropped.binary_search(name).is_err());
             marked.mark(roots.map(|(_, target)| (&target).into())).await?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::image::{Descriptor, MediaType};
+    use windlass_content::{LocalStore, hash::sha256};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn on_a_full_disk_what_is_needed_is_noted_in_memory() {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        let content = LocalStore::open(dir.path().join("content"), windlass_content::Options::default());
+        let store = Store::open(dir.path().join("images.db")).expect("it opens");
+        let image = |n: u32| Descriptor::new(MediaType::ImageManifest, 1, sha256(&n.to_le_bytes()));
+        for n in 0..2000 {
+            let target = serde_json::to_string(&image(n)).expect("it is JSON");
+            let statement = "INSERT INTO images (name, target, created, updated) VALUES (?1, ?2, 0, 0)";
+            let row = (n, target);
+            store.relaxed("record", |it| it.execute(statement, row)).expect("it is recorded");
+        }
+        let gc = Gc::new(store, Arc::new(content.expect("it opens")));
+        let full = || async {
+            let marks = Marks::on_disk(dir.path()).await?;
+            marks.limit(10).await?;
+            Ok(marks)
+        };
+        let failed = gc.mark(full(), &[], &[]).await.expect_err("there is no room");
+        assert!(marks::is_full(&failed), "{failed:?}");
+
+        let marked = gc.mark_anyway(full(), &[], &[]).await.expect("there is memory");
+
+        for (n, expected) in [(0, true), (1999, true), (2000, false)] {
+            assert_eq!(marked.has(image(n).digest()).await.expect("it looks"), expected, "{n}");
         }
     }
 }
