@@ -119,6 +119,20 @@ pub enum Whiteouts {
     /// The tree holds this layer alone, and is an overlayfs layer: a character device 0/0 hides a name, the
     /// attribute `trusted.overlay.opaque` = `y` hides all that is below a folder.
     Overlay,
+    /// As [`Overlay`](Self::Overlay), with the attribute `user.overlay.opaque`: for mounts with the option `userxattr`, as in a
+    /// user namespace, where nobody may set trusted attributes.
+    UserOverlay,
+}
+
+impl Whiteouts {
+    /// The attribute that makes a folder opaque; `None` where nothing is written.
+    pub fn opaque(self) -> Option<&'static str> {
+        match self {
+            Self::Remove => None,
+            Self::Overlay => Some("trusted.overlay.opaque"),
+            Self::UserOverlay => Some("user.overlay.opaque"),
+        }
+    }
 }
 
 /// One step of [`Snapshotter::commit`].
