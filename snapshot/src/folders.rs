@@ -10,8 +10,9 @@ use std::{
 use rustix::fs::{FlockOperation, flock, syncfs};
 
 use crate::{
-    Commit, Durability, Error, Info, Kind, Result, Usage, files,
+    Commit, Durability, Error, Info, Kind, Result, Usage,
     metadata::{Check, Metadata, Row},
+    tree,
 };
 
 /// What the names of folders begin with in which something is tried.
@@ -100,7 +101,7 @@ impl Folders {
 
     pub(crate) fn usage(&self, name: &str) -> Result<Usage> {
         let row = self.metadata.get(name)?;
-        if row.info.kind == Kind::Committed { Ok(row.usage) } else { files::usage(&self.tree(row.id)) }
+        if row.info.kind == Kind::Committed { Ok(row.usage) } else { tree::usage(&self.tree(row.id)) }
     }
 
     pub(crate) fn commit(&self, commits: &[Commit<'_>], check: Check) -> Result<()> {
@@ -111,7 +112,7 @@ impl Folders {
             if row.info.kind != Kind::Active {
                 return Err(Error::NotActive { name: commit.key.to_owned() });
             }
-            usages.push(files::usage(&self.tree(row.id))?);
+            usages.push(tree::usage(&self.tree(row.id))?);
             if let Some(damaged) = self.metadata.find(commit.name)?.filter(|there| !self.is_whole(there)) {
                 repairs.push((self.folder(row.id), self.folder(damaged.id)));
             }
@@ -166,7 +167,7 @@ impl Folders {
         let folder = self.root.join(id);
         mkdir(&folder, 0o700)?;
         let answer = attempt(&folder);
-        files::remove(&folder)?;
+        tree::remove(&folder)?;
         answer
     }
 
@@ -174,15 +175,15 @@ impl Folders {
         let mut freed = 0;
         let (ids, attempts) = self.leftovers()?;
         for folder in attempts {
-            freed += files::usage(&folder).map_or(0, |usage| usage.bytes);
-            files::remove(&folder)?;
+            freed += tree::usage(&folder).map_or(0, |usage| usage.bytes);
+            tree::remove(&folder)?;
         }
         for id in ids {
             let folder = self.folder(id);
             if folder.exists() {
                 // Somebody else may be removing it; then they free it.
-                freed += files::usage(&folder).map_or(0, |usage| usage.bytes);
-                files::remove(&folder)?;
+                freed += tree::usage(&folder).map_or(0, |usage| usage.bytes);
+                tree::remove(&folder)?;
             }
             self.metadata.delete(id)?;
         }
@@ -204,7 +205,7 @@ impl Folders {
 
     /// Removes the files of a snapshot that nobody sees. What cannot be removed now is left to cleanup.
     fn discard(&self, id: i64) {
-        if let Err(err) = files::remove(&self.folder(id)).and_then(|()| self.metadata.delete(id)) {
+        if let Err(err) = tree::remove(&self.folder(id)).and_then(|()| self.metadata.delete(id)) {
             tracing::warn!(
                 id,
                 error = &err as &dyn std::error::Error,
@@ -239,7 +240,7 @@ fn names(folder: &Path) -> Result<Vec<String>> {
 
 /// Puts a tree in the place of the same tree, of which files were lost. What is on top of it is whole again, too.
 fn repair(folder: &Path, damaged: &Path) -> Result<()> {
-    files::remove(damaged)?;
+    tree::remove(damaged)?;
     std::fs::rename(folder, damaged).map_err(|source| io("put a new tree in the place of", damaged, source))
 }
 

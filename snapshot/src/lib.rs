@@ -12,9 +12,7 @@
 //!
 //! All calls block; none needs an async runtime.
 
-mod copy;
 mod error;
-mod files;
 mod folders;
 mod metadata;
 pub mod mount;
@@ -22,8 +20,10 @@ mod native;
 #[cfg(feature = "overlay")]
 mod overlay;
 mod snapshotter;
+mod sys;
 #[cfg(feature = "testsuite")]
 pub mod testsuite;
+mod tree;
 
 pub use error::{Error, Result};
 pub use mount::Mount;

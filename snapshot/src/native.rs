@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, ops::ControlFlow, path::Path};
 
 use crate::{
-    Capabilities, Commit, Durability, Error, Info, Kind, Mount, Result, Snapshotter, Usage, Whiteouts, copy,
+    Capabilities, Commit, Durability, Error, Info, Kind, Mount, Result, Snapshotter, Usage, Whiteouts,
     folders::{Folders, mkdir},
     metadata::Row,
+    tree,
 };
 
 /// Makes every snapshot a full copy of its parent's tree. Where the file system can share blocks, it does.
@@ -26,10 +27,10 @@ impl Native {
 
     fn begin(&self, key: &str, kind: Kind, parent: Option<&str>) -> Result<Vec<Mount>> {
         let row = self.folders.create(key, kind, parent, |folder, below| {
-            let tree = folder.join("fs");
-            mkdir(&tree, 0o755)?;
+            let top = folder.join("fs");
+            mkdir(&top, 0o755)?;
             match below {
-                Some(below) => copy::tree(&below.join("fs"), &tree),
+                Some(below) => tree::copy_folder(&below.join("fs"), &top),
                 None => Ok(()),
             }
         })?;
