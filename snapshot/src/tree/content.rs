@@ -105,7 +105,8 @@ mod tests {
     fn each_way_to_copy_keeps_bytes_and_holes() {
         let dir = tempfile::tempdir().expect("a folder");
         let from = sparse(&dir.path().join("from"));
-        let ways: [(&str, fn(&OwnedFd, &OwnedFd) -> rustix::io::Result<()>); 3] = [
+        type Way = fn(&OwnedFd, &OwnedFd) -> rustix::io::Result<()>;
+        let ways: [(&str, Way); 3] = [
             ("content", content),
             ("in_kernel", |from, to| segments(from, to, in_kernel)),
             ("by_hand", |from, to| segments(from, to, by_hand)),

@@ -16,14 +16,13 @@ use std::{
 
 use rustix::fs::{Dir, FileType, Mode, OFlags, Stat, openat};
 
+use self::descent::Descent;
+
+#[cfg(feature = "overlay")]
+pub(crate) use self::copy::copy;
+pub(crate) use self::{copy::copy_folder, count::usage, remove::remove};
 #[cfg(feature = "btrfs")]
-pub(crate) use self::count::usage_beside;
-pub(crate) use self::{
-    copy::{copy, copy_folder},
-    count::usage,
-    descent::Descent,
-    remove::remove,
-};
+pub(crate) use self::{count::usage_beside, remove::remove_with};
 
 /// Opens a folder, not a link to one.
 pub(crate) fn open_folder(at: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<OwnedFd> {

@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::{os::fd::BorrowedFd, path::Path};
 
 use rustix::{
     fs::{AtFlags, CWD, unlinkat},
@@ -10,16 +10,22 @@ use crate::{Result, folders::io};
 
 /// Removes a tree. One that is not there, or that somebody else is removing too, is no error.
 pub(crate) fn remove(path: &Path) -> Result<()> {
+    remove_with(path, |_| {})
+}
+
+/// As [`remove`]; `prepare` sees each folder before anything in it is removed.
+pub(crate) fn remove_with(path: &Path, prepare: fn(BorrowedFd<'_>)) -> Result<()> {
     let result = match open_folder(CWD, path) {
         Ok(folder) => Descent::new(folder)
-            .and_then(remove_below)
+            .and_then(|at| remove_below(at, prepare))
             .and_then(|()| gone(unlinkat(CWD, path, AtFlags::REMOVEDIR))),
         Err(err) => gone(Err(err)),
     };
     result.map_err(|err| io("remove", path, err.into()))
 }
 
-fn remove_below(mut at: Descent) -> rustix::io::Result<()> {
+fn remove_below(mut at: Descent, prepare: fn(BorrowedFd<'_>)) -> rustix::io::Result<()> {
+    prepare(at.here());
     // For each folder above, what is left to remove there: its last name is that of the folder below it.
     let mut left = vec![names(at.here())?];
     while let Some(folder) = left.last_mut() {
@@ -34,6 +40,7 @@ fn remove_below(mut at: Descent) -> rustix::io::Result<()> {
         match unlinkat(at.here(), &name, AtFlags::empty()) {
             Err(Errno::ISDIR | Errno::PERM) => match at.enter(&name) {
                 Ok(()) => {
+                    prepare(at.here());
                     folder.push(name);
                     left.push(names(at.here())?);
                 }
