@@ -82,7 +82,9 @@ pub struct Turns<K> {
 
 /// One's turn at a lock, until it is dropped: then it is the turn of whoever has waited longest.
 #[derive(Debug)]
-pub struct Turn(#[expect(dead_code, reason = "it is held, and given on when it is dropped")] OwnedMutexGuard<()>);
+pub struct Turn(
+    #[expect(dead_code, reason = "it is held, and given on when it is dropped")] OwnedMutexGuard<()>,
+);
 
 impl<K: Ord> Turns<K> {
     /// Nobody waits for anything.

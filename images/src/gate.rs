@@ -61,11 +61,8 @@ pub(crate) async fn try_collecting(folder: &Path) -> Result<Option<File>> {
 async fn waiting<T: Send + 'static>(
     attempt: impl Fn(Patience) -> Result<Option<T>> + Clone + Send + 'static,
 ) -> Result<T> {
-    let no_thread = |source| Error::Io {
-        op: "start a thread that waits for",
-        path: PathBuf::from("gc.lock"),
-        source,
-    };
+    let no_thread =
+        |source| Error::Io { op: "start a thread that waits for", path: PathBuf::from("gc.lock"), source };
     patiently(attempt, no_thread).await
 }
 

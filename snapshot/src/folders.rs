@@ -25,6 +25,7 @@ const ATTEMPT: &str = "probe-";
 #[derive(Debug)]
 pub(crate) struct Folders {
     root: PathBuf,
+    lock_file: PathBuf,
     durability: Durability,
     pub(crate) metadata: Metadata,
 }
@@ -42,12 +43,18 @@ impl Folders {
         // Mounts name their folders in full, wherever the program is when it mounts them.
         let root = root.canonicalize().map_err(|source| io("resolve", root, source))?;
         let metadata = Metadata::open(&root.join("metadata.db"))?;
-        Ok(Self { root, durability, metadata })
+        let lock_file = root.join("unpack.lock");
+        Ok(Self { root, lock_file, durability, metadata })
     }
 
     #[cfg(feature = "overlay")]
     pub(crate) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Where those who unpack lock what they are making.
+    pub(crate) fn lock_file(&self) -> &Path {
+        &self.lock_file
     }
 
     /// The folder of a snapshot: `fs` in it is its tree.

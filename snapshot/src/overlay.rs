@@ -83,6 +83,10 @@ impl Snapshotter for Overlay {
         Capabilities::new(true, Whiteouts::Overlay)
     }
 
+    fn lock_file(&self) -> &Path {
+        self.folders.lock_file()
+    }
+
     fn stat(&self, name: &str) -> Result<Option<Info>> {
         self.folders.stat(name)
     }
