@@ -40,7 +40,8 @@ const DRIVERS: [Driver; 2] = [Driver::Overlay, Driver::Native];
 impl Shared {
     fn new(driver: Driver) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let store = LocalStore::open(folder.path().join("content"), Options::default()).expect("it opens");
+        let options = Options::default().durability(windlass_content::Durability::Fast);
+        let store = LocalStore::open(folder.path().join("content"), options).expect("it opens");
         Self { folder, store, driver, applier: Watched::default() }
     }
 
