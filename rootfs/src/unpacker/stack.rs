@@ -149,6 +149,9 @@ impl<'a> Stack<'a> {
     /// Gives a layer what it takes from those below.
     async fn put(&mut self, layer: &'a Layer, applied: Alone, lock: ChainLock) -> Result<()> {
         let Alone { key, mounts, pending } = applied;
+        if self.ready.len() >= self.unpacker.snapshotter.capabilities().stacked {
+            self.commit().await?;
+        }
         if !pending.is_empty() {
             let below = self.ready.iter().rev().map(|it| it.key.clone()).collect();
             let work = settle_on(pending, mounts, below, self.base.clone());
