@@ -320,7 +320,7 @@ async fn a_thousand_layers_are_unpacked_by_two_at_once() {
         _ => Layer::new().dir("./", 0o755).dir("a", 0o750).whiteout(format!("a/{}", number - 1)),
     });
     let image = image(layers);
-    let shared = Shared::with(Driver::Native, &[&image]).await;
+    let shared = Shared::with(Driver::Overlay, &[&image]).await;
 
     let (one, other) = tokio::join!(shared.unpack(&image), shared.unpack(&image));
 
