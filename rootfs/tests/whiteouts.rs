@@ -379,7 +379,7 @@ fn layer(entries: &[(u8, usize)], number: usize) -> Layer {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
     #[test]
     fn random_layers_are_the_same_in_both_ways(
         layers in proptest::collection::vec(proptest::collection::vec(entry(), 0..8), 1..4)

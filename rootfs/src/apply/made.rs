@@ -132,6 +132,17 @@ impl Made {
         }
     }
 
+    /// A folder of the layers below that the layer does not declare is hidden: nothing of it stays but what the layer has in it.
+    /// Gives whether it is such a folder.
+    pub(super) fn reset(&mut self, id: Id) -> bool {
+        let folder = &mut self.folders[id];
+        let is_lower = folder.existed && !folder.declared;
+        if is_lower {
+            folder.last = Some(Last { reset: true, mode: Some(0o755), ..Last::at(EPOCH) });
+        }
+        is_lower
+    }
+
     /// Whether nothing of the layers below is seen in a folder.
     pub(super) fn is_hidden_in(&self, id: Id) -> bool {
         let hides = |id: Id| self.folders[id].hides != Hides::Nothing;

@@ -12,7 +12,7 @@ use rustix::{
 
 use super::{
     Options,
-    made::{EPOCH, Gives, Id, Last, Made, times_of},
+    made::{Gives, Id, Last, Made, times_of},
     rules::{FOLDER, Rules},
 };
 
@@ -97,7 +97,9 @@ fn enter(folder: &OwnedFd, name: OsString, kept: Option<Id>, made: &mut Made) ->
         };
         match (stays, child_kept) {
             (true, _) => {}
-            (_, Some(id)) if made.at(id).cleared => {}
+            (_, Some(id)) if made.at(id).cleared => {
+                made.reset(id);
+            }
             (_, Some(id)) => inner.push((child, Some(id))),
             (_, None) => {
                 if let Some(id) = kept {
@@ -121,14 +123,13 @@ fn enter(folder: &OwnedFd, name: OsString, kept: Option<Id>, made: &mut Made) ->
     Ok(Level { inode: (stat.st_dev, stat.st_ino), name, kept, inner })
 }
 
-/// A folder that the layer does not declare, and that is hidden, has nothing of the layers below any more.
+/// Notes that a folder that the layer has is hidden; `had` is the mode that it is to get back.
 pub(super) fn reset(made: &mut Made, id: Id, folder: &OwnedFd, had: Option<u32>) -> Result<(), Errno> {
-    let this = made.at_mut(id);
-    if this.existed && !this.declared {
-        this.last = Some(Last { reset: true, mode: Some(0o755), ..Last::at(EPOCH) });
-    } else if let Some(mode) = had {
+    if !made.reset(id)
+        && let Some(mode) = had
+    {
         let times = times_of(&fstat(folder)?);
-        let last = this.last.get_or_insert_with(|| Last::at(times));
+        let last = made.at_mut(id).last.get_or_insert_with(|| Last::at(times));
         last.mode = last.mode.or(Some(mode));
     }
     Ok(())

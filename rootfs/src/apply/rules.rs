@@ -9,8 +9,9 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags, chmod, chownat, fchmod, fchown, fgetxattr,
-        flistxattr, fremovexattr, fsetxattr, fstat, futimens, lsetxattr, openat, utimensat,
+        AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags, chmod, chownat, fchmod, fchown,
+        fgetxattr_query, flistxattr, flistxattr_query, fremovexattr, fsetxattr, fstat, futimens, lsetxattr,
+        openat, utimensat,
     },
     io::Errno,
 };
@@ -269,13 +270,11 @@ pub(super) fn remove_xattrs(file: BorrowedFd<'_>) -> Result<(), Errno> {
 /// The names of a file's attributes. A file system without any has none.
 pub(super) fn xattrs(file: impl AsFd) -> Result<Vec<Vec<u8>>, Errno> {
     // Most files have none, and need no room to say so.
-    let mut none: [u8; 0] = [];
-    match flistxattr(&file, &mut none) {
+    let mut list = match flistxattr_query(&file) {
         Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
-        Ok(_) | Err(Errno::RANGE) => {}
+        Ok(length) => vec![0; length],
         Err(errno) => return Err(errno),
-    }
-    let mut list = vec![0; 64 << 10];
+    };
     let length = flistxattr(&file, &mut list)?;
     let names = list[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty());
     Ok(names.map(<[u8]>::to_vec).collect())
@@ -283,8 +282,7 @@ pub(super) fn xattrs(file: impl AsFd) -> Result<Vec<Vec<u8>>, Errno> {
 
 /// Whether what is made in a folder gets an ACL.
 pub(super) fn has_default_acl(folder: BorrowedFd<'_>) -> bool {
-    let mut none: [u8; 0] = [];
-    fgetxattr(folder, os_str(DEFAULT), &mut none).is_ok_and(|length| length > 0)
+    fgetxattr_query(folder, os_str(DEFAULT)).is_ok()
 }
 
 /// Sets the mode of what is no link. If another process has put a link in its place, it is not followed.

@@ -12,8 +12,8 @@ use std::{
 use rustix::{
     fs::{
         AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid, XattrFlags, chownat, fchmod, fchown, fgetxattr,
-        fsetxattr, fstat, futimens, linkat, mkdirat, mknodat, openat, readlinkat, renameat, statat,
-        symlinkat, unlinkat, utimensat,
+        fgetxattr_query, fsetxattr, fstat, futimens, linkat, mkdirat, mknodat, openat, readlinkat, renameat,
+        statat, symlinkat, unlinkat, utimensat,
     },
     io::Errno,
 };
@@ -75,6 +75,7 @@ impl Layer<'_> {
     /// Writes a whiteout for each lower name in the root that the layer does not have: a root cannot be opaque.
     fn hide_all(&self, lower: &OwnedFd) -> Result<()> {
         let whole = Path::new("/");
+        let before = fstat(self.root).map_err(at("look at", whole))?;
         for (name, _) in list(lower).map_err(at("list", whole))? {
             let path = Path::new(&name);
             match mknodat(self.root, &name, FileType::CharacterDevice, Mode::empty(), 0) {
@@ -87,7 +88,7 @@ impl Layer<'_> {
                 Err(errno) => return Err(at("write a whiteout of", path)(errno)),
             }
         }
-        Ok(())
+        futimens(self.root, &times_of(&before)).map_err(at("set the times of", whole))
     }
 
     fn make_opaque(&self, folder: &OwnedFd, path: &Path) -> Result<()> {
@@ -96,7 +97,7 @@ impl Layer<'_> {
     }
 
     fn is_opaque(&self, folder: &OwnedFd) -> bool {
-        self.pending.opaque.is_some_and(|name| fgetxattr(folder, name, &mut [0; 1]).is_ok())
+        self.pending.opaque.is_some_and(|name| fgetxattr_query(folder, name).is_ok())
     }
 
     /// Makes a hard link to a file of the layers below: a copy of it, which is also put over it.
@@ -383,14 +384,13 @@ fn inherit(from: &OwnedFd, to: &OwnedFd, path: &Path) -> Result<()> {
 }
 
 fn copy_xattrs(from: impl AsFd, to: impl AsFd) -> Result<(), Errno> {
-    let mut value = Vec::new();
     for name in xattrs(&from)? {
         // How overlayfs keeps its books is not the folder's own.
         if name.starts_with(b"trusted.") || name.starts_with(b"user.overlay.") {
             continue;
         }
-        value.resize(64 << 10, 0);
-        let length = fgetxattr(&from, os_str(&name), &mut value[..])?;
+        let mut value = vec![0; fgetxattr_query(&from, os_str(&name))?];
+        let length = if value.is_empty() { 0 } else { fgetxattr(&from, os_str(&name), &mut value[..])? };
         fsetxattr(&to, os_str(&name), &value[..length], XattrFlags::empty())?;
     }
     Ok(())

@@ -148,6 +148,7 @@ impl Walker {
                 }
                 Err(errno) => errno,
             };
+            let taken = errno != Errno::NOENT;
             match errno {
                 Errno::NOENT => {}
                 Errno::NOTDIR | Errno::LOOP => match readlinkat(&*above.handle, &name, Vec::new()) {
@@ -167,8 +168,10 @@ impl Walker {
                 errno => return Err(at("open the folder of", path)(errno)),
             }
             if !makes {
-                let hidden =
-                    tree.made.is_hidden_in(above.id) || tree.made.at(above.id).whiteouts.contains(&name);
+                // What is there and no folder hides what is below, like a link that is made later.
+                let hidden = taken
+                    || tree.made.is_hidden_in(above.id)
+                    || tree.made.at(above.id).links.contains_key(&name);
                 return Ok(Walked::Nowhere { hidden });
             }
             let (id, handle) = tree.make_implied(&above, &name, path)?;

@@ -19,17 +19,17 @@ use windlass_snapshot::{
 use windlass_testkit::{Layer, Tree, assert_same};
 
 /// A layer with a root, as most have one.
-pub fn root() -> Layer {
+pub(crate) fn root() -> Layer {
     Layer::new().dir("./", 0o755).mtime(1)
 }
 
 /// A folder in which layers are applied, and a neighbour that nobody may touch.
-pub struct Place {
-    pub folder: TempDir,
+pub(crate) struct Place {
+    pub(crate) folder: TempDir,
 }
 
 impl Place {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let place = Self { folder };
         fs::create_dir(place.root()).expect("the folder is new");
@@ -38,30 +38,30 @@ impl Place {
         place
     }
 
-    pub fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         self.folder.path().join("root")
     }
 
     /// What must stay as it is.
-    pub fn outside(&self) -> PathBuf {
+    pub(crate) fn outside(&self) -> PathBuf {
         self.folder.path().join("outside")
     }
 
-    pub fn apply(&self, tar: &[u8], options: &Options) -> Result<Applied, Error> {
+    pub(crate) fn apply(&self, tar: &[u8], options: &Options) -> Result<Applied, Error> {
         apply(tar, &open(&self.root()), options)
     }
 
-    pub fn tree(&self) -> Tree {
+    pub(crate) fn tree(&self) -> Tree {
         Tree::read(self.root())
     }
 }
 
-pub fn open(path: &Path) -> OwnedFd {
+pub(crate) fn open(path: &Path) -> OwnedFd {
     File::open(path).expect("the folder is there").into()
 }
 
 /// All layers in one folder, one after the other.
-pub fn remove(layers: &[Layer]) -> Result<Tree, Error> {
+pub(crate) fn remove(layers: &[Layer]) -> Result<Tree, Error> {
     let place = Place::new();
     for layer in layers {
         let applied = place.apply(&layer.tar(), &Options::default())?;
@@ -72,12 +72,12 @@ pub fn remove(layers: &[Layer]) -> Result<Tree, Error> {
 }
 
 /// Each layer in a folder of its own, put on each other by overlayfs.
-pub fn overlay(layers: &[Layer]) -> Result<Tree, Error> {
+pub(crate) fn overlay(layers: &[Layer]) -> Result<Tree, Error> {
     overlay_with(layers, Whiteouts::Overlay)
 }
 
 /// As [`overlay`], with those whiteouts.
-pub fn overlay_with(layers: &[Layer], whiteouts: Whiteouts) -> Result<Tree, Error> {
+pub(crate) fn overlay_with(layers: &[Layer], whiteouts: Whiteouts) -> Result<Tree, Error> {
     let place = Place::new();
     let mut folders: Vec<PathBuf> = Vec::new();
     let mut pending = Vec::new();
@@ -103,7 +103,7 @@ pub fn overlay_with(layers: &[Layer], whiteouts: Whiteouts) -> Result<Tree, Erro
 }
 
 /// What shows these folders on top of each other, the highest last.
-pub fn mounts(folders: &[PathBuf], whiteouts: Whiteouts) -> Vec<Mount> {
+pub(crate) fn mounts(folders: &[PathBuf], whiteouts: Whiteouts) -> Vec<Mount> {
     let mut options = vec!["ro".to_owned()];
     if let [one] = folders {
         options.push("rbind".to_owned());
@@ -119,7 +119,7 @@ pub fn mounts(folders: &[PathBuf], whiteouts: Whiteouts) -> Vec<Mount> {
 
 /// What the layers are, which is the same in both ways.
 #[track_caller]
-pub fn both(layers: &[Layer]) -> Tree {
+pub(crate) fn both(layers: &[Layer]) -> Tree {
     let removed = remove(layers).expect("they are well-formed");
     let overlaid = overlay(layers).expect("they are well-formed");
     assert_same(&removed, &overlaid);
@@ -129,6 +129,6 @@ pub fn both(layers: &[Layer]) -> Tree {
 }
 
 /// The paths of a tree, the root left out.
-pub fn paths(tree: &Tree) -> Vec<&str> {
+pub(crate) fn paths(tree: &Tree) -> Vec<&str> {
     tree.nodes.keys().filter_map(|path| path.to_str().filter(|path| !path.is_empty())).collect()
 }
