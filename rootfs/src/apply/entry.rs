@@ -104,7 +104,7 @@ impl Meta {
 }
 
 /// Whether a layer may set an attribute: not those by which overlayfs is steered.
-fn is_allowed(name: &[u8]) -> bool {
+pub(super) fn is_allowed(name: &[u8]) -> bool {
     !name.starts_with(b"trusted.") && !name.starts_with(b"user.overlay.")
 }
 

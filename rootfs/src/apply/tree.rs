@@ -16,15 +16,19 @@ use std::{
 use rustix::{
     fs::{
         AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
-        chownat, fchmod, fchown, fsetxattr, fstat, futimens, linkat, lsetxattr, makedev, mkdirat, mknodat,
-        openat, openat2, statat, symlinkat, unlinkat, utimensat,
+        chownat, fchmod, fchown, flistxattr, fremovexattr, fsetxattr, fstat, futimens, linkat, lsetxattr,
+        makedev, mkdirat, mknodat, openat, openat2, statat, symlinkat, unlinkat, utimensat,
     },
     io::Errno,
 };
 use tar::EntryType;
 use windlass_snapshot::Whiteouts;
 
-use super::{Pending, entry::Meta, refused, tar_error};
+use super::{
+    Pending,
+    entry::{Meta, is_allowed},
+    refused, tar_error,
+};
 use crate::{Error, Result};
 
 /// How much of a file is copied at once, in bytes.
@@ -74,6 +78,7 @@ impl<'a> Target<'a> {
     /// Sets owner, mode, attributes and times of the root.
     pub(super) fn root_folder(&mut self, meta: &Meta) -> Result<()> {
         let root = openat(self.root, ".", FOLDER, Mode::empty()).map_err(at("open", &meta.path))?;
+        remove_other_xattrs(root.as_fd(), meta)?;
         set_owner_mode_xattrs(root.as_fd(), meta)?;
         self.root_declared = true;
         self.timed.insert(PathBuf::new());
@@ -137,7 +142,10 @@ impl<'a> Target<'a> {
                 file.write_all(&self.buffer[..read]).map_err(failed)?;
                 left -= read as u64;
             }
-            end = offset + length;
+            // An empty piece at the end, as GNU tar writes it, makes the file no longer.
+            if *length > 0 {
+                end = offset + length;
+            }
         }
         if end != meta.content.size {
             // It ends in a hole.
@@ -151,6 +159,7 @@ impl<'a> Target<'a> {
         self.make_folder(folder, name, &meta.path)?;
         let made =
             openat(folder, name, FOLDER | OFlags::NOFOLLOW, Mode::empty()).map_err(at("open", &meta.path))?;
+        remove_other_xattrs(made.as_fd(), meta)?;
         set_owner_mode_xattrs(made.as_fd(), meta)?;
         self.implied.retain(|implied| *implied != meta.path);
         self.timed.insert(meta.path.clone());
@@ -470,6 +479,23 @@ fn remove_tree(folder: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
         }
     }
     unlinkat(folder, name, AtFlags::REMOVEDIR)
+}
+
+/// A folder that was there has no other attributes than those that its entry gives it (image-spec, layer.md, "Modifications").
+/// What overlayfs and the host's policy note on it is theirs.
+fn remove_other_xattrs(folder: BorrowedFd<'_>, meta: &Meta) -> Result<()> {
+    let mut names = vec![0; 64 << 10];
+    let length = match flistxattr(folder, &mut names[..]) {
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        answer => answer.map_err(at("list the attributes of", &meta.path))?,
+    };
+    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        let is_kept = !is_allowed(name) || name == b"security.selinux";
+        if !is_kept && !meta.xattrs.iter().any(|(kept, _)| kept == name) {
+            fremovexattr(folder, name).map_err(at("remove an attribute of", &meta.path))?;
+        }
+    }
+    Ok(())
 }
 
 /// In this order: a change of owner takes set-user-id bits and capabilities away.

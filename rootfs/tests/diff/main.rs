@@ -1,0 +1,4 @@
+//! Layers out of trees, and back.
+
+mod random;
+mod support;
