@@ -16,6 +16,8 @@
 mod attempt;
 mod bundle;
 mod collect;
+mod commit;
+mod containers;
 mod error;
 mod export;
 mod import;
@@ -27,6 +29,8 @@ mod unpack;
 mod usage;
 mod windlass;
 
+pub use commit::{CommitOptions, Committed};
+pub use containers::{Container, ContainerState};
 pub use error::{Error, Result};
 pub use import::ImportOptions;
 pub use pull::{Platforms, PullOptions, Pulled, Retain};

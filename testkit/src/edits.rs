@@ -113,7 +113,11 @@ fn write(path: &Path, x: u8, y: u8) -> io::Result<()> {
     }
     let mut options = OpenOptions::new();
     options.write(true).create(true).custom_flags(0o4000); // O_NONBLOCK
-    let mut file = options.append(x % 4 == 1).truncate(x % 4 == 0).open(path)?;
+    let mut file = match x % 4 {
+        0 => options.truncate(true).open(path)?,
+        1 => options.append(true).open(path)?,
+        _ => options.open(path)?,
+    };
     let content = [y].repeat(if y.is_multiple_of(7) { 70_000 } else { y.into() });
     if x % 4 == 2 {
         // A hole, data, and a hole again.
