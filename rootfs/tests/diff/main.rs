@@ -1,4 +1,7 @@
 //! Layers out of trees, and back.
 
+mod overlay;
 mod random;
 mod support;
+mod tools;
+mod trees;

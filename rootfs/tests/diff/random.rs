@@ -23,6 +23,15 @@ proptest! {
     }
 
     #[test]
+    fn what_an_overlay_of_a_user_has_changed_is_changed_by_its_layer(lower in edits(40), upper in edits(40)) {
+        let stack = Stack::new(Whiteouts::UserOverlay, |root| lower.apply(root));
+
+        let want = stack.change(|root| upper.apply(root));
+
+        assert_same(&want, &stack.applied(&stack.layer()));
+    }
+
+    #[test]
     fn what_a_copy_has_changed_is_changed_by_its_layer(lower in edits(40), upper in edits(40)) {
         let stack = Stack::new(Whiteouts::Remove, |root| lower.apply(root));
 

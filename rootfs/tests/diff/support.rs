@@ -52,13 +52,23 @@ impl Stack {
 
     /// Changes the upper tree, through a mount if it is an overlay, and gives what it is then. Sockets are not shown.
     pub(crate) fn change(&self, change: impl FnOnce(&Path)) -> Tree {
-        let mounted = match self.whiteouts {
-            Whiteouts::Remove => None,
-            _ => Some(overlay(&[self.lower()], Some((&self.upper(), &self.folder.path().join("work"))))),
+        // Nothing needs to be on the disk.
+        let options: &[&str] = match self.whiteouts {
+            Whiteouts::Remove => {
+                change(&self.upper());
+                return shown(&self.upper());
+            }
+            Whiteouts::Overlay => &["volatile"],
+            Whiteouts::UserOverlay => &["volatile", "userxattr"],
         };
-        let root = mounted.as_ref().map_or_else(|| self.upper(), place);
-        change(&root);
-        shown(&root)
+        change(&place(&self.mount(options)));
+        // As the next mount shows it: this one may remember a file's number from before it had a second name.
+        shown(&place(&overlay(&[self.upper(), self.lower()], None, &options[1..])))
+    }
+
+    /// Mounts the overlay, with further options.
+    pub(crate) fn mount(&self, options: &[&str]) -> OwnedFd {
+        overlay(&[self.lower()], Some((&self.upper(), &self.folder.path().join("work"))), options)
     }
 
     pub(crate) fn options(&self) -> Options {
@@ -90,7 +100,7 @@ impl Stack {
         let options = apply::Options::default().whiteouts(Whiteouts::Overlay);
         let applied = apply::apply(layer, &open(own.path()), &options).expect("it can be applied");
         apply::settle(&applied.pending, &open(own.path()), Some(&open(&self.lower()))).expect("it settles");
-        let mounted = overlay(&[own.path().to_owned(), self.lower()], None);
+        let mounted = overlay(&[own.path().to_owned(), self.lower()], None, &[]);
         shown(&place(&mounted))
     }
 }
@@ -117,9 +127,10 @@ fn like(from: &Path, to: &Path) {
     utimensat(CWD, to, &times, AtFlags::empty()).expect("we are root");
 }
 
-fn overlay(lower: &[PathBuf], upper: Option<(&Path, &Path)>) -> OwnedFd {
+fn overlay(lower: &[PathBuf], upper: Option<(&Path, &Path)>, more: &[&str]) -> OwnedFd {
     let lower: Vec<_> = lower.iter().map(|path| path.display().to_string()).collect();
-    let mut options = vec![format!("lowerdir={}", lower.join(":"))];
+    let mut options: Vec<_> = more.iter().map(ToString::to_string).collect();
+    options.push(format!("lowerdir={}", lower.join(":")));
     match upper {
         Some((upper, work)) => {
             options.push(format!("upperdir={}", upper.display()));
@@ -131,11 +142,25 @@ fn overlay(lower: &[PathBuf], upper: Option<(&Path, &Path)>) -> OwnedFd {
     open_tree(&[one]).expect("root may mount overlays")
 }
 
-fn place(tree: &OwnedFd) -> PathBuf {
+pub(crate) fn place(tree: &OwnedFd) -> PathBuf {
     format!("/proc/self/fd/{}/.", tree.as_raw_fd()).into()
 }
 
-fn shown(root: &Path) -> Tree {
+/// The paths of a plain layer's entries, in their order; links with where they point.
+pub(crate) fn entries(layer: &[u8]) -> Vec<String> {
+    let mut archive = tar::Archive::new(layer);
+    let entries = archive.entries().expect("it is an archive").map(|entry| {
+        let entry = entry.expect("it is whole");
+        let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
+        match entry.link_name_bytes() {
+            Some(link) => format!("{} -> {}", text(&entry.path_bytes()), text(&link)),
+            None => text(&entry.path_bytes()),
+        }
+    });
+    entries.collect()
+}
+
+pub(crate) fn shown(root: &Path) -> Tree {
     let mut tree = Tree::read(root).ignore_overlay_xattrs();
     tree.nodes.retain(|_, node| node.kind != windlass_testkit::NodeType::Socket);
     tree
