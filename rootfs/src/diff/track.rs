@@ -70,26 +70,32 @@ impl Track {
         self.folders.pop();
     }
 
-    /// Opens the innermost folder again, if it was closed meanwhile.
+    /// Opens the innermost folder again, if it was closed meanwhile, and those above it that will be next.
     pub(super) fn settle(&mut self) -> Result<()> {
         if self.folders.last().is_none_or(|folder| folder.handle.is_some()) {
             return Ok(());
         }
+        let kept = self.folders.len().saturating_sub(OPEN);
         let mut path = PathBuf::new();
-        let mut handle: Option<OwnedFd> = None;
-        for folder in &self.folders {
+        let mut passed: Option<OwnedFd> = None;
+        for at in 0..self.folders.len() {
+            let (above, rest) = self.folders.split_at_mut(at);
+            let above = above.last().and_then(|folder| folder.handle.as_ref()).or(passed.as_ref());
+            let folder = &mut rest[0];
             path.push(OsStr::from_bytes(folder.name.to_bytes()));
-            let above = handle.as_ref().map_or(self.root.as_fd(), AsFd::as_fd);
-            let inner = openat(above, &folder.name, FOLDER, Mode::empty()).map_err(|errno| match errno {
+            let inner = openat(above.unwrap_or(&self.root), &folder.name, FOLDER, Mode::empty());
+            let inner = inner.map_err(|errno| match errno {
                 Errno::NOENT | Errno::NOTDIR | Errno::LOOP => changed(&path),
                 errno => failed("open", &path)(errno),
             })?;
             if id(&fstat(&inner).map_err(failed("look at", &path))?) != folder.id {
                 return Err(changed(&path));
             }
-            handle = Some(inner);
+            match at < kept {
+                true => passed = Some(inner),
+                false => folder.handle = Some(inner),
+            }
         }
-        self.folders.last_mut().expect("there is one that is closed").handle = handle;
         Ok(())
     }
 

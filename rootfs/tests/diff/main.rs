@@ -1,5 +1,6 @@
 //! Layers out of trees, and back.
 
+mod drivers;
 mod overlay;
 mod random;
 mod support;

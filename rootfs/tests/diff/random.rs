@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use windlass_snapshot::Whiteouts;
 use windlass_testkit::{Edits, Tree, assert_same};
 
-use crate::support::{Stack, copy};
+use crate::support::{Stack, copy, in_memory};
 
 fn edits(most: usize) -> impl Strategy<Value = Edits> {
     proptest::collection::vec(any::<[u8; 6]>(), 0..most).prop_map(|edits| Edits::decode(&edits.concat()))
@@ -13,7 +13,7 @@ fn edits(most: usize) -> impl Strategy<Value = Edits> {
 proptest! {
     #[test]
     fn what_an_overlay_has_changed_is_changed_by_its_layer(lower in edits(40), upper in edits(40)) {
-        let stack = Stack::new(Whiteouts::Overlay, |root| lower.apply(root));
+        let stack = Stack::in_memory(Whiteouts::Overlay, |root| lower.apply(root));
 
         let want = stack.change(|root| upper.apply(root));
         let layer = stack.layer();
@@ -24,7 +24,7 @@ proptest! {
 
     #[test]
     fn what_an_overlay_of_a_user_has_changed_is_changed_by_its_layer(lower in edits(40), upper in edits(40)) {
-        let stack = Stack::new(Whiteouts::UserOverlay, |root| lower.apply(root));
+        let stack = Stack::in_memory(Whiteouts::UserOverlay, |root| lower.apply(root));
 
         let want = stack.change(|root| upper.apply(root));
 
@@ -33,7 +33,7 @@ proptest! {
 
     #[test]
     fn what_a_copy_has_changed_is_changed_by_its_layer(lower in edits(40), upper in edits(40)) {
-        let stack = Stack::new(Whiteouts::Remove, |root| lower.apply(root));
+        let stack = Stack::in_memory(Whiteouts::Remove, |root| lower.apply(root));
 
         let want = stack.change(|root| upper.apply(root));
         let layer = stack.layer();
@@ -44,7 +44,7 @@ proptest! {
 
     #[test]
     fn a_whole_tree_is_in_its_layer(edits in edits(80)) {
-        let (one, two) = (tempfile::tempdir().expect("there is room"), tempfile::tempdir().expect("there is room"));
+        let (one, two) = (in_memory(), in_memory());
         edits.apply(one.path());
 
         copy(one.path(), two.path());

@@ -28,7 +28,15 @@ pub(crate) struct Stack {
 impl Stack {
     /// The lower tree is made by `fill`; the upper one shows the same, for now.
     pub(crate) fn new(whiteouts: Whiteouts, fill: impl FnOnce(&Path)) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        Self::within(tempfile::tempdir().expect("a temporary folder can be made"), whiteouts, fill)
+    }
+
+    /// The same in memory, where thousands of files cost little.
+    pub(crate) fn in_memory(whiteouts: Whiteouts, fill: impl FnOnce(&Path)) -> Self {
+        Self::within(in_memory(), whiteouts, fill)
+    }
+
+    fn within(folder: TempDir, whiteouts: Whiteouts, fill: impl FnOnce(&Path)) -> Self {
         for name in ["lower", "upper", "work"] {
             fs::create_dir(folder.path().join(name)).expect("it is new");
         }
@@ -103,6 +111,11 @@ impl Stack {
         let mounted = overlay(&[own.path().to_owned(), self.lower()], None, &[]);
         shown(&place(&mounted))
     }
+}
+
+/// A folder in memory.
+pub(crate) fn in_memory() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a tmpfs: mount -t tmpfs tmpfs /dev/shm")
 }
 
 pub(crate) fn open(path: &Path) -> OwnedFd {
