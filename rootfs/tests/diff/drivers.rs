@@ -166,6 +166,23 @@ fn a_real_system_is_in_its_layer() {
 }
 
 #[test]
+fn a_snapshot_in_which_nothing_was_changed_has_a_layer_without_entries() {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    for driver in drivers(folder.path()) {
+        let mounted =
+            open_tree(&driver.prepare("base", None).expect("it is new")).expect("it can be mounted");
+        let layer = Layer::new().dir("./", 0o711).owner(1, 2).mtime(3).file("file", 0o644, b"");
+        apply::apply(&layer.tar()[..], &mounted, &Default::default()).expect("it can be applied");
+        driver.commit(&[Commit { key: "base", name: "committed", parent: None }]).expect("it is there");
+        driver.prepare("key", Some("committed")).expect("it is new");
+
+        let diffed = diff::snapshot(&*driver, "key", "view", Vec::new(), &Options::default());
+
+        assert_eq!(diffed.expect("it can be written").entries, 0, "{}", driver.name());
+    }
+}
+
+#[test]
 fn only_active_snapshots_have_changes() {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     for driver in drivers(folder.path()) {
