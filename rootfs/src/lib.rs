@@ -14,6 +14,9 @@ pub mod apply;
 mod bundle;
 pub mod compression;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod spec;
 mod unpacker;
 
