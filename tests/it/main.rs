@@ -1,8 +1,10 @@
 //! The main job, and what may go wrong with it, through `dist` as its users run it.
 
+mod commit;
 mod damage;
 mod discard;
 mod dist;
+mod drivers;
 mod images;
 mod output;
 mod portable;
