@@ -18,6 +18,7 @@ mod bundle;
 mod collect;
 mod commit;
 mod containers;
+mod driver;
 mod error;
 mod export;
 mod import;
@@ -31,6 +32,7 @@ mod windlass;
 
 pub use commit::{CommitOptions, Committed};
 pub use containers::{Container, ContainerState};
+pub use driver::Driver;
 pub use error::{Error, Result};
 pub use import::ImportOptions;
 pub use pull::{Platforms, PullOptions, Pulled, Retain};

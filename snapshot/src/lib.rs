@@ -10,24 +10,42 @@
 //! prepare(key, parent) ──▶ mounts ──(somebody writes)──▶ commit(key → name) ──▶ parent of the next
 //! ```
 //!
+//! | driver | a child is | works on | takes its parent at commit |
+//! |---|---|---|---|
+//! | `Overlay` | a folder on top of its parents', by overlayfs | ext4, xfs, btrfs, tmpfs | yes |
+//! | `Btrfs` | btrfs's own snapshot of its parent | btrfs | no |
+//! | [`Native`] | a copy of its parent, sharing blocks where it can | anything | no |
+//!
+//! [`Snapshotters::probe`] opens the best one that works in a folder, and says why. All show the same trees:
+//! `testsuite` holds what each must do.
+//!
 //! All calls block; none needs an async runtime.
 
-mod copy;
+#[cfg(feature = "btrfs")]
+mod btrfs;
 mod error;
-mod files;
 mod folders;
 mod metadata;
 pub mod mount;
 mod native;
 #[cfg(feature = "overlay")]
 mod overlay;
+mod probe;
+mod root;
 mod snapshotter;
+mod sys;
 #[cfg(feature = "testsuite")]
 pub mod testsuite;
+mod tree;
 
+#[cfg(feature = "btrfs")]
+pub use btrfs::Btrfs;
 pub use error::{Error, Result};
 pub use mount::Mount;
 pub use native::Native;
 #[cfg(feature = "overlay")]
-pub use overlay::Overlay;
-pub use snapshotter::{Capabilities, Commit, Durability, Info, Kind, Snapshotter, Usage, Whiteouts};
+pub use overlay::{Overlay, OverlayOptions};
+pub use probe::{Refused, Snapshotters};
+pub use snapshotter::{
+    Capabilities, Commit, Durability, Info, Kind, Snapshotter, Usage, Whiteouts, usage_with_parents,
+};

@@ -4,6 +4,7 @@ mod commit;
 mod damage;
 mod discard;
 mod dist;
+mod drivers;
 mod images;
 mod output;
 mod portable;

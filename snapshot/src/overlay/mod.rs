@@ -1,12 +1,17 @@
 //! Snapshots as overlayfs layers.
 
+mod deep;
+mod options;
+mod probe;
+
 use std::{collections::BTreeMap, ops::ControlFlow, path::Path};
 
+use self::options::Style;
 use crate::{
-    Capabilities, Commit, Durability, Error, Info, Kind, Mount, Result, Snapshotter, Usage, Whiteouts,
-    folders::{Folders, io, mkdir},
+    Capabilities, Commit, Durability, Error, Info, Kind, Mount, Result, Snapshotter, Usage,
+    folders::{Files, Folders, io, mkdir},
     metadata::Row,
-    mount,
+    root::Root,
 };
 
 /// Keeps each snapshot's own files in a folder, and shows it on top of its parents with overlayfs.
@@ -16,9 +21,28 @@ use crate::{
 /// <root>/snapshots/<id>/fs      the layer
 /// <root>/snapshots/<id>/work    overlayfs's own
 /// ```
+///
+/// Any number of layers can be on top of each other. The kernel takes 500 at once: so each 240th snapshot in a row is committed
+/// with a second tree that holds a copy of all that it shows, and counts as one layer.
+///
+/// What an upper layer holds must mean the same below another one, and on every machine: so `index`, `metacopy` and
+/// `redirect_dir` are off, whatever the kernel's defaults. Renaming a folder of a lower layer gives `EXDEV`, upon which `mv` copies.
+///
+/// In a user namespace, where trusted attributes cannot be set, layers are written and mounted with `userxattr`. Which of both it
+/// is, is decided when a root is made, and kept.
 #[derive(Debug)]
 pub struct Overlay {
     folders: Folders,
+    style: Style,
+}
+
+/// How an [`Overlay`] is to work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OverlayOptions {
+    /// Mounts what is prepared with `volatile`: nothing that a container writes waits for the disk. Such a snapshot can be mounted
+    /// once, and then committed or removed. Off if not set.
+    pub volatile: bool,
 }
 
 impl Overlay {
@@ -26,19 +50,26 @@ impl Overlay {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`] where overlayfs cannot be mounted, with the reason; [`Error::Io`] and
-    /// [`Error::Database`] if the root cannot be used.
+    /// [`Error::Unsupported`] where overlayfs cannot be mounted, with the reason, in which case nothing but a lock was created;
+    /// [`Error::Io`] and [`Error::Database`] if the root cannot be used.
     pub fn open(root: &Path, durability: Durability) -> Result<Self> {
-        let folders = Folders::open(root, durability)?;
-        if !names_well(folders.root()) {
-            let root = folders.root().display();
-            let reason = format!(
-                "{root} holds `:`, `,`, `\\\\` or bytes that are not UTF-8, which mount options cannot say: choose another root"
-            );
-            return Err(unsupported("use this root", reason));
-        }
-        probe(&folders)?;
-        Ok(Self { folders })
+        Self::open_with(root, durability, OverlayOptions::default())
+    }
+
+    /// As [`open`](Self::open), with options.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_with(root: &Path, durability: Durability, options: OverlayOptions) -> Result<Self> {
+        let root = Root::open(root)?;
+        probe::path(root.path())?;
+        let possible = probe::run(&root)?;
+        let place = root.path().to_owned();
+        let folders = Folders::open(root, durability, Files::default())?;
+        let noted = folders.metadata.setting("xattrs", possible.word())?;
+        let attributes = probe::choose(possible, &noted, &place)?;
+        Ok(Self { folders, style: Style { attributes, volatile: options.volatile } })
     }
 
     fn begin(&self, key: &str, kind: Kind, parent: Option<&str>) -> Result<Vec<Mount>> {
@@ -55,22 +86,33 @@ impl Overlay {
     }
 
     fn show(&self, row: &Row) -> Result<Vec<Mount>> {
-        let path = |id| self.folders.tree(id).display().to_string();
-        let chain = self.folders.metadata.chain(row.id)?;
-        let lower: Vec<String> = chain[1..].iter().map(|id| path(*id)).collect();
+        let lower = self.folders.metadata.chain(row.id)?.split_off(1);
         if row.info.kind == Kind::View {
-            return Ok(read_only(if lower.is_empty() { vec![path(row.id)] } else { lower }));
+            return Ok(match lower.is_empty() {
+                true => self.read_only(&[row.id]),
+                false => self.read_only(&lower),
+            });
         }
         if lower.is_empty() {
-            return Ok(vec![bind(path(row.id), "rw")]);
+            return Ok(vec![options::bind(self.path(row.id), "rw")]);
         }
-        let work = self.folders.folder(row.id).join("work");
-        Ok(vec![overlay(vec![
-            "rw".to_owned(),
-            format!("lowerdir={}", lower.join(":")),
-            format!("upperdir={}", path(row.id)),
-            format!("workdir={}", work.display()),
-        ])])
+        let work = self.folders.folder(row.id).join("work").display().to_string();
+        Ok(vec![self.style.writable(&self.paths(&lower), &self.path(row.id), &work)])
+    }
+
+    fn read_only(&self, ids: &[i64]) -> Vec<Mount> {
+        vec![match ids {
+            [one] => options::bind(self.path(*one), "ro"),
+            many => self.style.read_only(&self.paths(many)),
+        }]
+    }
+
+    fn paths(&self, ids: &[i64]) -> Vec<String> {
+        ids.iter().map(|id| self.path(*id)).collect()
+    }
+
+    fn path(&self, id: i64) -> String {
+        self.folders.tree(id).display().to_string()
     }
 }
 
@@ -80,7 +122,11 @@ impl Snapshotter for Overlay {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(true, Whiteouts::Overlay)
+        Capabilities::new(true, self.style.attributes.whiteouts()).stacked(deep::AT_ONCE)
+    }
+
+    fn lock_file(&self) -> &Path {
+        self.folders.lock_file()
     }
 
     fn stat(&self, name: &str) -> Result<Option<Info>> {
@@ -96,11 +142,7 @@ impl Snapshotter for Overlay {
     }
 
     fn mounts(&self, key: &str) -> Result<Vec<Mount>> {
-        let row = self.folders.metadata.get(key)?;
-        if row.info.kind == Kind::Committed {
-            return Err(Error::NotActive { name: key.to_owned() });
-        }
-        self.show(&row)
+        self.show(&self.folders.metadata.active(key)?)
     }
 
     fn prepare(&self, key: &str, parent: Option<&str>) -> Result<Vec<Mount>> {
@@ -112,6 +154,14 @@ impl Snapshotter for Overlay {
     }
 
     fn stacked(&self, keys: &[&str], base: Option<&str>) -> Result<Vec<Mount>> {
+        if keys.len() > deep::AT_ONCE {
+            let reason = format!(
+                "{} layers are more than the {} that the kernel mounts at once: commit those below first",
+                keys.len(),
+                deep::AT_ONCE
+            );
+            return Err(unsupported("stack", reason));
+        }
         let mut ids = Vec::new();
         for key in keys {
             let row = self.folders.metadata.get(key)?;
@@ -130,18 +180,23 @@ impl Snapshotter for Overlay {
         if ids.is_empty() {
             return Err(unsupported("stack", "no snapshot was given".to_owned()));
         }
-        Ok(read_only(ids.into_iter().map(|id| self.folders.tree(id).display().to_string()).collect()))
+        Ok(self.read_only(&ids))
     }
 
     fn commit(&self, commits: &[Commit<'_>]) -> Result<()> {
-        self.folders.commit(commits, |row, parent| {
+        let flat = self.flatten(commits)?;
+        let committed = self.folders.commit(commits, &flat.trees, |row, parent| {
             if row.parent.is_some() && row.info.parent.as_deref() != Some(parent) {
                 let reason =
                     format!("{:?} was prepared on {:?}, not on {parent:?}", row.info.name, row.info.parent);
                 return Err(unsupported("change the parent", reason));
             }
             Ok(())
-        })
+        });
+        if committed.is_err() {
+            flat.trees.iter().for_each(|tree| self.folders.discard(tree.id));
+        }
+        committed
     }
 
     fn remove(&self, name: &str) -> Result<()> {
@@ -159,11 +214,10 @@ impl Snapshotter for Overlay {
     fn cleanup(&self) -> Result<u64> {
         self.folders.cleanup()
     }
-}
 
-/// Whether a path can stand in overlayfs's options as it is.
-fn names_well(path: &Path) -> bool {
-    path.to_str().is_some_and(|path| !path.contains([':', ',', '\\']))
+    fn close(&self) -> Result<()> {
+        self.folders.metadata.close()
+    }
 }
 
 /// The upper folder is what a mount shows as its root: without this, the root of every container would lose
@@ -182,80 +236,6 @@ fn inherit(from: &Path, to: &Path) -> Result<()> {
         .map_err(|err| io("copy the mode, owner and time to", to, err.into()))
 }
 
-/// Mounts two tiny layers as every snapshot will be.
-fn probe(folders: &Folders) -> Result<()> {
-    let tried = folders.attempt(|folder| {
-        for name in ["lower", "upper", "work"] {
-            mkdir(&folder.join(name), 0o755)?;
-        }
-        let option = |key: &str, name: &str| format!("{key}={}", folder.join(name).display());
-        let options =
-            vec![option("lowerdir", "lower"), option("upperdir", "upper"), option("workdir", "work")];
-        mount::open_tree(&[overlay(options)]).map(drop)
-    });
-    tried.map_err(|err| {
-        // A full disk says enough.
-        if matches!(err, Error::Io { .. }) {
-            return err;
-        }
-        let cause = std::error::Error::source(&err).map(ToString::to_string).unwrap_or_default();
-        let reason = format!(
-            "{err} below {}: {cause}; overlayfs needs root or a user namespace, the kernel's overlay module, and a root \
-             that is not on overlayfs itself; the native snapshotter works anywhere",
-            folders.root().display()
-        );
-        unsupported("work here", reason)
-    })
-}
-
-fn read_only(mut layers: Vec<String>) -> Vec<Mount> {
-    if layers.len() == 1 {
-        return vec![bind(layers.remove(0), "ro")];
-    }
-    vec![overlay(vec!["ro".to_owned(), format!("lowerdir={}", layers.join(":"))])]
-}
-
-fn bind(source: String, access: &str) -> Mount {
-    Mount {
-        fstype: "bind".to_owned(),
-        source: source.into(),
-        options: vec![access.to_owned(), "rbind".to_owned()],
-    }
-}
-
-fn overlay(options: Vec<String>) -> Mount {
-    Mount { fstype: "overlay".to_owned(), source: "overlay".into(), options }
-}
-
 fn unsupported(op: &'static str, reason: String) -> Error {
     Error::Unsupported { driver: "overlay", op, reason }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_root_that_mount_options_cannot_say_is_refused_with_the_reason() {
-        let dir = tempfile::tempdir().expect("a folder");
-        for name in ["a:b", "a,b", "a\\b"] {
-            let err = Overlay::open(&dir.path().join(name), Durability::Fast).expect_err(name);
-            assert!(matches!(err, Error::Unsupported { .. }), "{name}: {err:?}");
-            assert!(err.to_string().contains("choose another root"), "{err}");
-        }
-    }
-
-    #[test]
-    fn opening_leaves_no_probe_behind() {
-        let dir = tempfile::tempdir().expect("a folder");
-
-        Overlay::open(dir.path(), Durability::Safe).expect("root may mount overlays");
-
-        let left = std::fs::read_dir(dir.path()).expect("the root");
-        let probes = left.filter(|entry| {
-            let name = entry.as_ref().expect("an entry").file_name();
-            name.to_string_lossy().starts_with("probe")
-        });
-        assert_eq!(probes.count(), 0);
-    }
 }
