@@ -2,7 +2,11 @@
 //!
 //! `cargo bench -p windlass-rootfs --bench apply [rounds]`; 3 rounds if not said, and the best of each counts. Needs root, for file
 //! systems of its own: each run gets a fresh ext4 with a journal. CPU time is that of the process, user and system, in a process of
-//! its own for both. What windlass does and tar does not: it hashes all bytes (SHA-256), which is the DiffID.
+//! its own for both. What windlass does and tar does not: it hashes all plain bytes (SHA-256), which is the DiffID; what that alone
+//! takes, in the same run, is in a column of its own, and the last ratio is to both together.
+//!
+//! Then: layers whose entries come in hostile orders, of `n` entries and of four times as many. Where the last column is not far from 1,
+//! an entry costs the same however many there are.
 
 use std::{
     env,
@@ -19,11 +23,13 @@ use rustix::{
     process::{Pid, WaitId, WaitIdOptions, waitid},
     time::{ClockId, clock_gettime},
 };
+use windlass_content::hash::Hasher;
 use windlass_rootfs::{
     apply::{Limits, Options, apply},
     compression::decompress,
 };
-use windlass_testkit::{LoopDisk, require};
+use windlass_snapshot::Whiteouts;
+use windlass_testkit::{Layer, LoopDisk, require};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -61,8 +67,8 @@ fn main() -> Result<()> {
     assert!(gzip.success(), "gzip works");
 
     println!(
-        "{:<24} {:>9} {:>12} {:>7} {:>9} {:>12}",
-        "", "tar cpu", "windlass cpu", "ratio", "tar wall", "windlass wall"
+        "{:<24} {:>9} {:>9} {:>12} {:>7} {:>10} {:>9} {:>13}",
+        "", "tar cpu", "hash cpu", "windlass cpu", "to tar", "to both", "tar wall", "windlass wall"
     );
     for (name, layers) in [
         ("50,000 files", vec![many]),
@@ -82,14 +88,90 @@ fn main() -> Result<()> {
             }
         }
         let [(tar, tar_wall), (ours, our_wall)] = best;
+        let hash = (0..rounds).map(|_| hash(&layers)).collect::<Result<Vec<_>>>()?;
+        let hash = hash.into_iter().min().ok_or("there is a round")?;
         println!(
-            "{name:<24} {:>6} ms {:>9} ms {:>7.2} {:>6} ms {:>9} ms",
+            "{name:<24} {:>6} ms {:>6} ms {:>9} ms {:>7.2} {:>10.2} {:>6} ms {:>10} ms",
             tar.as_millis(),
+            hash.as_millis(),
             ours.as_millis(),
             ours.as_secs_f64() / tar.as_secs_f64(),
+            ours.as_secs_f64() / (tar + hash).as_secs_f64(),
             tar_wall.as_millis(),
             our_wall.as_millis()
         );
+    }
+    hostile_orders(if bench { 10_000 } else { 100 })
+}
+
+/// What it takes to hash the plain bytes, and nothing else: not to read or inflate them.
+fn hash(layers: &[PathBuf]) -> Result<Duration> {
+    let mut all = Duration::ZERO;
+    let mut buffer = vec![0; BUFFER];
+    for layer in layers {
+        let mut plain = plain(layer)?;
+        let mut hasher = Hasher::sha256();
+        loop {
+            let read = plain.read(&mut buffer)?;
+            if read == 0 {
+                break;
+            }
+            let before = cpu(ClockId::ThreadCPUTime)?;
+            hasher.update(&buffer[..read]);
+            all += cpu(ClockId::ThreadCPUTime)? - before;
+        }
+    }
+    Ok(all)
+}
+
+fn hostile_orders(n: usize) -> Result<()> {
+    type Entries = fn(Layer, usize) -> Layer;
+    let orders: [(&str, Entries, Entries); 6] = [
+        (
+            "whiteouts of one folder",
+            |layer, n| layer.file(format!("d/{n}"), 0o644, b""),
+            |layer, _| layer.whiteout("d"),
+        ),
+        (
+            "marks in one folder",
+            |layer, n| layer.file(format!("d/{n}"), 0o644, b""),
+            |layer, _| layer.opaque("d"),
+        ),
+        ("marks at the root", |layer, n| layer.file(n.to_string(), 0o644, b""), |layer, _| layer.opaque("")),
+        (
+            "implied, then declared",
+            |layer, n| layer.file(format!("{n}/f"), 0o644, b""),
+            |layer, n| layer.dir(n.to_string(), 0o755),
+        ),
+        (
+            "whiteouts, then entries",
+            |layer, n| layer.whiteout(format!("w/{n}")),
+            |layer, n| layer.file(format!("w/{n}"), 0o644, b""),
+        ),
+        (
+            "links below, replaced",
+            |layer, n| layer.hardlink(format!("l/{n}"), "old"),
+            |layer, n| layer.file(format!("l/{n}"), 0o644, b""),
+        ),
+    ];
+    println!("\n{:<28} {:<8} {:>14} {:>14} {:>7}", "", "", "µs for each", "of four times", "growth");
+    for (name, first, second) in orders {
+        for whiteouts in [Whiteouts::Remove, Whiteouts::Overlay] {
+            let cost = |n: usize| -> Result<f64> {
+                let folder = tempfile::tempdir()?;
+                let lower = Layer::new().file("old", 0o644, b"").file("d/old", 0o644, b"").tar();
+                let root = File::open(folder.path())?.into();
+                if whiteouts == Whiteouts::Remove {
+                    apply(&lower[..], &root, &Options::default())?;
+                }
+                let layer = (0..n).fold((0..n).fold(Layer::new(), first), second).tar();
+                let before = cpu(ClockId::ProcessCPUTime)?;
+                apply(&layer[..], &root, &Options::default().whiteouts(whiteouts))?;
+                Ok((cpu(ClockId::ProcessCPUTime)? - before).as_secs_f64() * 1e6 / (2 * n) as f64)
+            };
+            let (few, many) = (cost(n)?, cost(4 * n)?);
+            println!("{name:<28} {whiteouts:<8?} {few:>14.1} {many:>14.1} {:>7.2}", many / few);
+        }
     }
     Ok(())
 }
@@ -175,15 +257,23 @@ fn windlass(target: &Path, layers: &[PathBuf]) -> Result<Duration> {
 
 fn apply_here(folder: &Path, layers: &[String]) -> Result<()> {
     for layer in layers {
-        let file = File::open(layer)?;
-        let plain: Box<dyn Read + Send> = match layer.ends_with("gz") {
-            true => decompress(file, &MediaType::ImageLayerGzip, &Limits::default())?,
-            false => Box::new(file),
-        };
         let root = File::open(folder)?.into();
-        apply(BufReader::with_capacity(BUFFER, plain), &root, &Options::default())?;
+        apply(BufReader::with_capacity(BUFFER, plain(Path::new(layer))?), &root, &Options::default())?;
     }
-    let used = clock_gettime(ClockId::ProcessCPUTime);
-    println!("{}", u128::try_from(used.tv_sec)? * 1_000_000_000 + u128::try_from(used.tv_nsec)?);
+    println!("{}", cpu(ClockId::ProcessCPUTime)?.as_nanos());
     Ok(())
+}
+
+/// The plain bytes of a layer.
+fn plain(layer: &Path) -> Result<Box<dyn Read + Send>> {
+    let file = File::open(layer)?;
+    match layer.extension().is_some_and(|it| it == "gz") {
+        true => Ok(decompress(file, &MediaType::ImageLayerGzip, &Limits::default())?),
+        false => Ok(Box::new(file)),
+    }
+}
+
+fn cpu(clock: ClockId) -> Result<Duration> {
+    let used = clock_gettime(clock);
+    Ok(Duration::new(used.tv_sec.try_into()?, used.tv_nsec.try_into()?))
 }

@@ -3,7 +3,6 @@
 mod support;
 
 use std::{
-    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
@@ -232,32 +231,6 @@ fn nothing_outside_is_touched_while_another_process_changes_the_tree() {
     assert_same(&before, &outside(&place));
 }
 
-#[test]
-fn depth_takes_no_handles() {
-    // Layers that follow a link to the bottom of the last: thousands of folders above each other.
-    let deep = vec!["d"; 500].join("/");
-    let mut layers = vec![root().file(format!("{deep}/file"), 0o644, b"").symlink("end", format!("/{deep}"))];
-    for number in 1..5 {
-        let target: OsString = vec![deep.as_str(); number + 1].join("/").into();
-        // A target is as long as a path may be; those that do not fit are reached by links on the way.
-        let target = if target.len() < 4000 { target } else { format!("end/{deep}").into() };
-        layers.push(Layer::new().file(format!("end/{deep}/file"), 0o644, b"").symlink("end", target));
-    }
-    layers.truncate(4);
-    let tree = Place::new();
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let few = rustix::process::Rlimit { current: Some(256), ..limit.clone() };
-    rustix::process::setrlimit(rustix::process::Resource::Nofile, few).expect("it may be lowered");
-    for layer in &layers {
-        tree.apply(&layer.tar(), &Options::default()).expect("it is well-formed");
-    }
-    // All of it goes again: by a whiteout, and in the place of a file.
-    tree.apply(&root().whiteout("d").file("end", 0o644, b"").tar(), &Options::default())
-        .expect("it is well-formed");
-    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).expect("it may be raised");
-    assert_eq!(paths(&tree.tree()), ["end"]);
-}
-
 /// Layers whose entries come in an order that would cost the most, were they searched for each other. `benches/apply.rs` says what
 /// they cost.
 #[test]
@@ -266,8 +239,9 @@ fn entries_that_undo_each_other_leave_the_same_on_every_driver() {
     let wide = |layer: Layer| each(layer, &|layer, n| layer.file(format!("d/{n}"), 0o644, b""));
     let implied = each(root(), &|layer, n| layer.file(format!("{n}/f"), 0o644, b""));
     let links = each(root(), &|layer, n| layer.hardlink(format!("l/{n}"), "below"));
-    let in_turn =
-        |layer: Layer, n: usize| if n % 2 == 0 { layer.dir("d", 0o755) } else { layer.file("d", 0o644, b"") };
+    let in_turn = |layer: Layer, n: usize| {
+        if n.is_multiple_of(2) { layer.dir("d", 0o755) } else { layer.file("d", 0o644, b"") }
+    };
     for (what, layer, count) in [
         ("whiteouts of one folder", each(wide(root()), &|layer, _| layer.whiteout("d")), 302),
         ("marks in one folder", each(wide(root()), &|layer, _| layer.opaque("d")), 302),
