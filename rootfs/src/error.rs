@@ -1,14 +1,24 @@
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use oci_spec::image::Digest;
 
 /// The result of this crate's calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a layer could not be applied, an image not unpacked, or a bundle not made.
+/// Why a layer could not be applied or written, an image not unpacked, or a bundle not made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// Somebody changed a tree while it was read. Worth trying again once nobody does.
+    #[error("{} changed while it was read: stop or pause what writes to it", path.display())]
+    Changed {
+        /// What changed, in the tree.
+        path: PathBuf,
+    },
+
     /// The content store refused.
     #[error(transparent)]
     Content(#[from] windlass_content::Error),
@@ -69,8 +79,10 @@ pub enum Error {
     },
 
     /// The bytes are not a tar archive, or cannot be read or decompressed.
-    #[error("the layer is not a readable tar archive")]
+    #[error("the layer is not a readable tar archive{}", after(entry))]
     Tar {
+        /// The last entry that was read; empty if there was none.
+        entry: PathBuf,
         /// What was found.
         source: io::Error,
     },
@@ -85,4 +97,8 @@ pub enum Error {
         /// What the system answered.
         source: io::Error,
     },
+}
+
+fn after(entry: &Path) -> String {
+    if entry.as_os_str().is_empty() { String::new() } else { format!(", at or after its entry {entry:?}") }
 }

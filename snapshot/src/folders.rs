@@ -230,8 +230,8 @@ impl Folders {
     fn leftovers(&self) -> Result<(Vec<i64>, Vec<PathBuf>)> {
         let _lock = self.root.lock(FlockOperation::LockExclusive)?;
         let mut ids = self.metadata.nameless()?;
-        let known: std::collections::HashSet<i64> =
-            self.metadata.all()?.iter().map(|row| row.id).chain(ids.iter().copied()).collect();
+        let mut known: std::collections::HashSet<i64> = ids.iter().copied().collect();
+        known.extend(self.metadata.all()?.iter().flat_map(|row| [Some(row.id), row.flat]).flatten());
         let folders = names(&self.root.path().join("snapshots"))?;
         ids.extend(folders.iter().filter_map(|name| name.parse().ok()).filter(|id| !known.contains(id)));
         Ok((ids, self.root.attempts()?))

@@ -42,7 +42,7 @@ pub(super) fn detached(one: &Mount) -> io::Result<OwnedFd> {
         .or_else(|err| if old_may(&err, &options) { detached_by_path(one, &options) } else { Err(err) })
 }
 
-/// Whether the old call may do what the new ones could not: kernels before 6.5 take no layer at a time, and values have at most
+/// Whether the old call may do what the new ones could not: kernels before 6.8 take no layer at a time, and values have at most
 /// 255 bytes.
 fn old_may(err: &io::Error, options: &Options<'_>) -> bool {
     let errno = Errno::from_io_error(err);
@@ -68,27 +68,67 @@ fn copied(one: &Mount, options: &Options<'_>) -> io::Result<OwnedFd> {
 
 /// Any other mount.
 fn made(one: &Mount, options: &Options<'_>) -> io::Result<OwnedFd> {
-    let written = options.data.iter().any(|(key, _)| *key == "upperdir");
-    if one.fstype == "overlay" && written && !options.mapping.is_empty() {
-        return options.mapping.as_owner(|| made_here(one, options));
+    if one.fstype == "overlay" && !options.mapping.is_empty() {
+        let new = overlay_of_mapped(options, |mapped| configured(one, options, |path| mapped.path(path)));
+        return new.or_else(|err| match Errno::from_io_error(&err) {
+            // Older kernels take no layers from mounts without a place, or not one by one.
+            Some(Errno::INVAL) => overlay_of_mapped(options, |mapped| by_path_of_mapped(one, mapped)),
+            _ => Err(err),
+        });
     }
-    made_here(one, options)
+    let root = configured(one, options, |path| Ok(path.to_owned()))?;
+    if !options.mapping.is_empty() {
+        options.mapping.apply(&root, false)?;
+    }
+    Ok(root)
 }
 
-/// Overlayfs takes one layer per call: no page of options limits their number.
-fn made_here(one: &Mount, options: &Options<'_>) -> io::Result<OwnedFd> {
+/// Overlayfs maps no owners itself, but looks through mounts of its layers that do.
+pub(super) fn overlay_of_mapped(
+    options: &Options<'_>,
+    make: impl FnOnce(Mapped) -> io::Result<OwnedFd> + Send,
+) -> io::Result<OwnedFd> {
+    let make = || make(Mapped::new(options)?);
+    match options.data.iter().any(|(key, _)| *key == "upperdir") {
+        true => options.mapping.as_owner(make),
+        false => make(),
+    }
+}
+
+/// With the mapped layers in a temporary folder until the overlay is mounted, which keeps them.
+pub(super) fn by_path_of_mapped(one: &Mount, mut mapped: Mapped) -> io::Result<OwnedFd> {
+    mapped.attach()?;
+    let mut options = Vec::new();
+    for option in &one.options {
+        match option.split_once('=') {
+            Some(("uidmap" | "gidmap", _)) => {}
+            Some(("lowerdir", layers)) => {
+                for layer in layers.split(':') {
+                    options.push(format!("lowerdir+={}", mapped.path(layer)?));
+                }
+            }
+            Some((key @ ("lowerdir+" | "upperdir" | "workdir"), path)) => {
+                options.push(format!("{key}={}", mapped.path(path)?));
+            }
+            _ => options.push(option.clone()),
+        }
+    }
+    let moved = Mount { options, ..one.clone() };
+    detached_by_path(&moved, &Options::parse(&moved.options)?)
+}
+
+/// Overlayfs takes one layer per call: no page of options limits their number. `place` says where a layer is.
+fn configured(
+    one: &Mount,
+    options: &Options<'_>,
+    place: impl Fn(&str) -> io::Result<String>,
+) -> io::Result<OwnedFd> {
     let context = fsopen(one.fstype.as_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "source", &one.source)?;
     if options.read_only {
         fsconfig_set_flag(&context, "ro")?;
     }
     let overlay = one.fstype == "overlay";
-    // Overlayfs maps no owners itself, but looks through mounts of its layers that do.
-    let mapped = match overlay && !options.mapping.is_empty() {
-        true => Some(Mapped::new(options)?),
-        false => None,
-    };
-    let place = |path: &str| mapped.as_ref().map_or(Ok(path.to_owned()), |mapped| mapped.path(path));
     if overlay {
         for layer in options.layers() {
             fsconfig_set_string(&context, "lowerdir+", place(layer)?)?;
@@ -105,31 +145,41 @@ fn made_here(one: &Mount, options: &Options<'_>) -> io::Result<OwnedFd> {
         }
     }
     fsconfig_create(&context)?;
-    let root = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, options.attributes())?;
-    if !overlay && !options.mapping.is_empty() {
-        options.mapping.apply(&root, false)?;
-    }
-    Ok(root)
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, options.attributes())?)
 }
 
 /// The folder that all layers of an overlay are below, mounted once more with its owners mapped.
-struct Mapped {
+pub(super) struct Mapped {
     folder: PathBuf,
     root: OwnedFd,
+    place: Option<Place>,
 }
 
 impl Mapped {
+    /// Where nobody else sees it.
     fn new(options: &Options<'_>) -> io::Result<Self> {
         let folder = common(options).ok_or(Errno::INVAL)?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let root = open_tree(CWD, &folder, flags)?;
         options.mapping.apply(&root, false)?;
-        Ok(Self { folder, root })
+        Ok(Self { folder, root, place: None })
+    }
+
+    /// Gives it a place.
+    fn attach(&mut self) -> io::Result<()> {
+        let mut place = Place::new()?;
+        move_mount(&self.root, "", CWD, place.path(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        place.mounted(1);
+        self.place = Some(place);
+        Ok(())
     }
 
     fn path(&self, path: &str) -> io::Result<String> {
-        let below = Path::new(path).strip_prefix(&self.folder).map_err(|_| Errno::INVAL)?;
-        Ok(format!("/proc/self/fd/{}/{}", self.root.as_raw_fd(), below.display()))
+        let below = Path::new(path).strip_prefix(&self.folder).map_err(|_| Errno::INVAL)?.display();
+        Ok(match &self.place {
+            Some(place) => format!("{}/{below}", place.path().display()),
+            None => format!("/proc/self/fd/{}/{below}", self.root.as_raw_fd()),
+        })
     }
 }
 
