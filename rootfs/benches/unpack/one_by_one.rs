@@ -49,6 +49,10 @@ impl Snapshotter for OneByOne {
         self.0.stacked(keys, base)
     }
 
+    fn write_back(&self) -> Result<()> {
+        self.0.write_back()
+    }
+
     fn commit(&self, commits: &[Commit<'_>]) -> Result<()> {
         self.0.commit(commits)
     }
