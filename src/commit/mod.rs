@@ -114,10 +114,14 @@ impl Windlass {
     ///
     /// # Errors
     ///
-    /// [`Error::Commit`] if nobody knows the base image, or it is another than the snapshot's; as [`image`](Self::image) if it is
+    /// [`Error::Commit`] if nobody knows the base image, or it is another than the snapshot's, or `name` has a digest; as [`image`](Self::image) if it is
     /// not here any more; [`Error::Snapshot`] if there is no such active snapshot; [`Error::Rootfs`] if it cannot be read, or
     /// changes meanwhile. Nothing is listed then.
     pub async fn commit(&self, key: &str, name: &Reference, options: CommitOptions) -> Result<Committed> {
+        if name.digest().is_some() {
+            let reason = format!("{name} has a digest, which the new image cannot have; name it without");
+            return Err(Error::Commit { key: key.to_owned(), reason });
+        }
         let lease = self.images().lease(LeaseOptions::default().label("commit", key)).await?;
         let (base, labels) = self.base(key, &options, &lease).await?;
         let (layer, diffed, file) = self.changes(key, &base, &options, &lease).await?;
