@@ -39,8 +39,11 @@ describe() (
     cd "$1"
     # A path that has several names is known by the first of them.
     find . -printf '%i\t%n\t%y\t%m\t%U:%G\t%T@\t%s\t%p\t%l\0' | sort -z -t$'\t' -k8 | tr '\n\0' '\001\n' |
-        awk -F'\t' '{ if (!($1 in first)) first[$1] = $8
-            print $8, $9, $3, $4, $5, $6, ($3 == "f") ? $7 : "", ($3 != "d" && $2 > 1) ? "same as " first[$1] : "" }'
+        awk -F'\t' '{ line[NR] = $8 " " $9 " " $3 " " $4 " " $5 " " $6 " " (($3 == "f") ? $7 : ""); inode[NR] = $1
+                if (!($1 in first)) first[$1] = $8
+                names[$1]++ }
+            END { for (at = 1; at <= NR; at++)
+                print line[at], (names[inode[at]] > 1) ? "same as " first[inode[at]] : "" }'
     find . \( -type c -o -type b \) -print0 | sort -z | xargs -0r stat -c '%n device %t:%T'
     find . -print0 | sort -z | xargs -0r getfattr -h -d -m - -e hex -- 2>/dev/null | grep -v '^# file: \.$' || true
 )

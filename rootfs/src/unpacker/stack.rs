@@ -82,10 +82,12 @@ impl<'a> Stack<'a> {
         for ((layer, claim), key) in layers.iter().zip(claims).zip(keys) {
             let (sender, applied) = oneshot::channel();
             if matches!(claim, Claim::Ours(_)) {
+                // All of them before anything is written: the metadata is synced, which takes long on a busy disk.
+                let mounts = active.prepare(key.clone(), None).await?;
                 applying.push(async move {
                     let _turn = turns.acquire().await.expect("the semaphore is never closed");
                     // Nobody listens if it has failed elsewhere.
-                    let _ = sender.send(alone(unpacker, active, write_back, layer, key).await?);
+                    let _ = sender.send(alone(unpacker, write_back, layer, key, mounts).await?);
                     Ok(())
                 });
             }
@@ -145,7 +147,8 @@ impl<'a> Stack<'a> {
         let key = unique_key(&layer.chain);
         self.unpacker.hold(std::slice::from_ref(&key)).await?;
         let _turn = turns.acquire().await.expect("the semaphore is never closed");
-        let applied = alone(self.unpacker, self.active, &self.write_back, layer, key).await?;
+        let mounts = self.active.prepare(key.clone(), None).await?;
+        let applied = alone(self.unpacker, &self.write_back, layer, key, mounts).await?;
         self.put(layer, applied, lock).await
     }
 
@@ -194,12 +197,11 @@ impl<'a> Stack<'a> {
 /// Applies a layer to an empty tree.
 async fn alone(
     unpacker: &Unpacker,
-    active: &Active,
     write_back: &Arc<WriteBack>,
     layer: &Layer,
     key: String,
+    mounts: Vec<Mount>,
 ) -> Result<Alone> {
-    let mounts = active.prepare(key.clone(), None).await?;
     // Below the lowest layer is nothing that it could hide, and a whiteout would be seen.
     let whiteouts = match layer.is_lowest {
         true => Whiteouts::Remove,
