@@ -246,7 +246,7 @@ fn depth_takes_no_handles() {
     layers.truncate(4);
     let tree = Place::new();
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let few = rustix::process::Rlimit { current: Some(256), ..limit.clone() };
+    let few = rustix::process::Rlimit { current: Some(256), ..limit };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, few).expect("it may be lowered");
     for layer in &layers {
         tree.apply(&layer.tar(), &Options::default()).expect("it is well-formed");
@@ -267,7 +267,7 @@ fn entries_that_undo_each_other_leave_the_same_on_every_driver() {
     let implied = each(root(), &|layer, n| layer.file(format!("{n}/f"), 0o644, b""));
     let links = each(root(), &|layer, n| layer.hardlink(format!("l/{n}"), "below"));
     let in_turn =
-        |layer: Layer, n: usize| if n % 2 == 0 { layer.dir("d", 0o755) } else { layer.file("d", 0o644, b"") };
+        |layer: Layer, n: usize| if n.is_multiple_of(2) { layer.dir("d", 0o755) } else { layer.file("d", 0o644, b"") };
     for (what, layer, count) in [
         ("whiteouts of one folder", each(wide(root()), &|layer, _| layer.whiteout("d")), 302),
         ("marks in one folder", each(wide(root()), &|layer, _| layer.opaque("d")), 302),
