@@ -266,8 +266,9 @@ fn entries_that_undo_each_other_leave_the_same_on_every_driver() {
     let wide = |layer: Layer| each(layer, &|layer, n| layer.file(format!("d/{n}"), 0o644, b""));
     let implied = each(root(), &|layer, n| layer.file(format!("{n}/f"), 0o644, b""));
     let links = each(root(), &|layer, n| layer.hardlink(format!("l/{n}"), "below"));
-    let in_turn =
-        |layer: Layer, n: usize| if n.is_multiple_of(2) { layer.dir("d", 0o755) } else { layer.file("d", 0o644, b"") };
+    let in_turn = |layer: Layer, n: usize| {
+        if n.is_multiple_of(2) { layer.dir("d", 0o755) } else { layer.file("d", 0o644, b"") }
+    };
     for (what, layer, count) in [
         ("whiteouts of one folder", each(wide(root()), &|layer, _| layer.whiteout("d")), 302),
         ("marks in one folder", each(wide(root()), &|layer, _| layer.opaque("d")), 302),
