@@ -13,6 +13,8 @@
 //! All calls block; none needs an async runtime.
 
 mod copy;
+#[cfg(feature = "erofs")]
+pub mod erofs;
 mod error;
 mod files;
 mod folders;
@@ -22,6 +24,8 @@ mod native;
 #[cfg(feature = "overlay")]
 mod overlay;
 mod snapshotter;
+#[cfg(feature = "erofs")]
+mod sync_range;
 #[cfg(feature = "testsuite")]
 pub mod testsuite;
 

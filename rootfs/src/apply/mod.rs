@@ -5,6 +5,8 @@
 
 mod archive;
 mod entry;
+#[cfg(feature = "erofs")]
+pub mod image;
 mod settle;
 mod sparse;
 mod tree;
