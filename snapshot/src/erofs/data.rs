@@ -121,12 +121,7 @@ impl Writer {
     /// # Panics
     ///
     /// If the pieces overlap, are not in order, or reach beyond `size`.
-    pub fn data(
-        &mut self,
-        data: &mut dyn Read,
-        pieces: &[(u64, u64)],
-        size: u64,
-    ) -> Result<Data, DataError> {
+    pub fn data(&mut self, data: &mut dyn Read, pieces: &[(u64, u64)], size: u64) -> Result<Data, DataError> {
         let pieces: Vec<_> = pieces.iter().copied().filter(|(_, length)| *length > 0).collect();
         match pieces[..] {
             [] if size == 0 => Ok(Data(Place::Nowhere)),
@@ -143,7 +138,8 @@ impl Writer {
     /// Chunks are larger the less of a large file is there, so that their number is bounded by that of its pieces.
     fn chunks(&mut self, data: &mut dyn Read, pieces: &[(u64, u64)], size: u64) -> Result<Place, DataError> {
         let most = if pieces.is_empty() { 1 } else { CHUNKS + 16 * pieces.len() as u64 };
-        let bits = (BLOCK_BITS..64).find(|bits| (size - 1) >> bits < most).expect("one chunk is always enough");
+        let bits =
+            (BLOCK_BITS..64).find(|bits| (size - 1) >> bits < most).expect("one chunk is always enough");
         let mut blocks = vec![HOLE; ((size - 1) >> bits) as usize + 1].into_boxed_slice();
         // Where in the file the next byte that is written belongs, and where the chunk that it is in ends.
         let (mut at, mut end) = (0, 0);

@@ -72,7 +72,15 @@ impl Super {
         out.u32(MAGIC).u32(0).u32(COMPAT_CHECKSUM | COMPAT_MTIME).u8(BLOCK_BITS as u8).u8(0);
         out.u16(self.root_nid).u64(self.inodes).u64(self.build_time).u32(self.build_nanos);
         out.u32(self.blocks).u32(self.meta_block).u32(self.xattr_block).bytes(&self.uuid).bytes(&[0; 16]);
-        out.u32(features).u16(0).u16(self.devices).u16(self.device_slot).u8(0).u8(0).u32(0).u64(0).bytes(&[0; 24]);
+        out.u32(features)
+            .u16(0)
+            .u16(self.devices)
+            .u16(self.device_slot)
+            .u8(0)
+            .u8(0)
+            .u32(0)
+            .u64(0)
+            .bytes(&[0; 24]);
         let checksum = checksum(&first[SUPER_OFFSET..]);
         first[SUPER_OFFSET + 4..SUPER_OFFSET + 8].copy_from_slice(&checksum.to_le_bytes());
     }
@@ -85,7 +93,9 @@ impl Super {
             return Err(Damage("it is no EROFS image"));
         }
         let (stored, features) = (bytes.u32(4)?, bytes.u32(80)?);
-        if bytes.u8(12)? != BLOCK_BITS as u8 || features & !(INCOMPAT_CHUNKED_FILE | INCOMPAT_DEVICE_TABLE) != 0 {
+        if bytes.u8(12)? != BLOCK_BITS as u8
+            || features & !(INCOMPAT_CHUNKED_FILE | INCOMPAT_DEVICE_TABLE) != 0
+        {
             return Err(Damage("it has features that this program does not write"));
         }
         let read = Self {
@@ -143,7 +153,10 @@ impl RawInode {
         let start = out.len();
         out.resize(start + INODE_SIZE as usize, 0);
         let mut to = Bytes::new(&mut out[start..]);
-        to.u16(1 | layout << 1).u16(u16::try_from(words).expect("attributes are limited")).u16(self.mode).u16(0);
+        to.u16(1 | layout << 1)
+            .u16(u16::try_from(words).expect("attributes are limited"))
+            .u16(self.mode)
+            .u16(0);
         to.u64(self.size).u32(self.place).u32(self.number).u32(self.uid).u32(self.gid);
         to.u64(self.mtime.cast_unsigned()).u32(self.nanos).u32(self.links);
     }
@@ -349,7 +362,9 @@ mod tests {
 
     #[test]
     fn device_numbers_are_those_of_the_kernel() {
-        for (major, minor, number) in [(0, 0, 0), (1, 3, 0x103), (8, 0x12_345, 0x1230_0845), (0xfff, 0xff, 0xf_ffff)] {
+        for (major, minor, number) in
+            [(0, 0, 0), (1, 3, 0x103), (8, 0x12_345, 0x1230_0845), (0xfff, 0xff, 0xf_ffff)]
+        {
             assert_eq!(device_number(major, minor), number, "{major}:{minor}");
         }
     }

@@ -9,7 +9,8 @@ use std::{collections::HashMap, io};
 use super::{
     Tree, Writer,
     format::{
-        BLOCK, CHUNK_SIZE, ENTRY_SIZE, INODE_SIZE, Layout, RawInode, SLOT, XATTR_HEAD, chunk_format, entry_kind, put_chunk,
+        BLOCK, CHUNK_SIZE, ENTRY_SIZE, INODE_SIZE, Layout, RawInode, SLOT, XATTR_HEAD, chunk_format,
+        entry_kind, put_chunk,
     },
     tree::{Content, Node, Place},
     xattrs::XattrSet,
@@ -63,7 +64,8 @@ impl Plan {
             let content = content_length(tree, *node);
             let (mut whole, mut rest) = (content / BLOCK, content % BLOCK);
             // What follows the inode is in one block; of a symbolic link, in the inode's own.
-            let within = |at: u64| if tree.target(*node).is_some() { at % BLOCK + head } else { (at + head) % BLOCK };
+            let within =
+                |at: u64| if tree.target(*node).is_some() { at % BLOCK + head } else { (at + head) % BLOCK };
             if rest > 0 && within(0) + rest > BLOCK {
                 // It never fits: a block of its own.
                 apart.insert(*node);
@@ -91,7 +93,18 @@ impl Plan {
             next += count;
         }
         let xattr_block = u32::try_from(next).ok()?;
-        Some(Self { order, slots, links, blocks, apart, shared, meta_block, inode_bytes, xattr_block, chunks })
+        Some(Self {
+            order,
+            slots,
+            links,
+            blocks,
+            apart,
+            shared,
+            meta_block,
+            inode_bytes,
+            xattr_block,
+            chunks,
+        })
     }
 
     /// How long the metadata is, in bytes.
@@ -132,7 +145,11 @@ impl Plan {
         out.put(&bytes)?;
         for node in self.order.iter().filter(|node| self.blocks.contains_key(node)) {
             let content = self.content(tree, *node);
-            let whole = if self.apart.contains(node) { content.len() } else { content.len() / BLOCK as usize * BLOCK as usize };
+            let whole = if self.apart.contains(node) {
+                content.len()
+            } else {
+                content.len() / BLOCK as usize * BLOCK as usize
+            };
             out.put(&content[..whole])?;
             out.align()?;
         }
@@ -230,7 +247,10 @@ impl Shared {
         let mut known: HashMap<&[u8], u32> = HashMap::new();
         for node in order {
             let set = tree.inode(*node).xattrs;
-            if set == XattrSet::default() || shared.uses[set.0 as usize] < 2 || shared.places.contains_key(&set) {
+            if set == XattrSet::default()
+                || shared.uses[set.0 as usize] < 2
+                || shared.places.contains_key(&set)
+            {
                 continue;
             }
             if tree.sets.entries(set).count() > SHARED_MAX {
@@ -265,7 +285,20 @@ impl Shared {
             return;
         }
         let places = self.places.get(&set);
-        out.extend_from_slice(&[0, 0, 0, 0, places.map_or(0, |places| places.len() as u8), 0, 0, 0, 0, 0, 0, 0]);
+        out.extend_from_slice(&[
+            0,
+            0,
+            0,
+            0,
+            places.map_or(0, |places| places.len() as u8),
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+        ]);
         match places {
             Some(places) => places.iter().for_each(|place| out.extend_from_slice(&place.to_le_bytes())),
             None => out.extend_from_slice(tree.sets.raw(set)),

@@ -9,7 +9,10 @@ use std::{
 
 use super::{
     Tree,
-    format::{BLOCK, CHUNK_SIZE, Damage, ENTRY_SIZE, HOLE, INODE_SIZE, Layout, RawInode, Reader, SLOT, Super, XATTR_HEAD, chunk_bits},
+    format::{
+        BLOCK, CHUNK_SIZE, Damage, ENTRY_SIZE, HOLE, INODE_SIZE, Layout, RawInode, Reader, SLOT, Super,
+        XATTR_HEAD, chunk_bits,
+    },
     tree::{Content, Inode, KIND, Node, Place},
 };
 use crate::{Error, Result};
@@ -34,7 +37,8 @@ impl Opened {
             Err(error) => return Err(io(error)),
             Ok(()) => Super::get(&first),
         };
-        let whole = |header: &Super| u64::from(header.blocks) * BLOCK <= length && header.meta_block <= header.blocks;
+        let whole =
+            |header: &Super| u64::from(header.blocks) * BLOCK <= length && header.meta_block <= header.blocks;
         match header {
             Ok(header) if whole(&header) => Ok(Self { file, header }),
             Ok(_) => Err(damaged(path, Damage("it is too short"))),
@@ -46,9 +50,11 @@ impl Opened {
     pub(super) fn tree(&self, path: &Path, device: u16) -> Result<Tree> {
         let start = u64::from(self.header.meta_block) * BLOCK;
         let mut bytes = vec![0; (u64::from(self.header.blocks) * BLOCK - start) as usize];
-        self.file
-            .read_exact_at(&mut bytes, start)
-            .map_err(|source| Error::Io { op: "read", path: path.to_owned(), source })?;
+        self.file.read_exact_at(&mut bytes, start).map_err(|source| Error::Io {
+            op: "read",
+            path: path.to_owned(),
+            source,
+        })?;
         let source = Source { meta: Reader(&bytes), header: &self.header, device };
         source.tree().map_err(|damage| damaged(path, damage))
     }
@@ -125,16 +131,22 @@ impl Source<'_> {
             length => {
                 let bytes = Reader(self.meta.slice(after - length, length)?);
                 let shared = u64::from(bytes.u8(4)?);
-                let area = u64::from(self.header.xattr_block - self.header.meta_block.min(self.header.xattr_block)) * BLOCK;
+                let area =
+                    u64::from(self.header.xattr_block - self.header.meta_block.min(self.header.xattr_block))
+                        * BLOCK;
                 let mut entries = Vec::new();
                 for number in 0..shared {
                     let place = area + 4 * u64::from(bytes.u32(XATTR_HEAD + 4 * number)?);
                     let rest = self.meta.slice(place, (self.meta.0.len() as u64).saturating_sub(place))?;
-                    let length = super::xattrs::entry_length(rest).ok_or(Damage("an extended attribute ends outside of it"))?;
+                    let length = super::xattrs::entry_length(rest)
+                        .ok_or(Damage("an extended attribute ends outside of it"))?;
                     entries.push(&rest[..length]);
                 }
                 let own = XATTR_HEAD + 4 * shared;
-                entries.push(bytes.slice(own, length.checked_sub(own).ok_or(Damage("an inode's attributes are cut off"))?)?);
+                entries.push(bytes.slice(
+                    own,
+                    length.checked_sub(own).ok_or(Damage("an inode's attributes are cut off"))?,
+                )?);
                 tree.sets.read(entries)?
             }
         };
@@ -173,7 +185,9 @@ impl Source<'_> {
             Layout::Chunks => {
                 let bits = chunk_bits(raw.place)?;
                 let count = ((size - 1) >> bits) + 1;
-                let index = Reader(self.meta.slice(after.next_multiple_of(CHUNK_SIZE), count.saturating_mul(CHUNK_SIZE))?);
+                let index = Reader(
+                    self.meta.slice(after.next_multiple_of(CHUNK_SIZE), count.saturating_mul(CHUNK_SIZE))?,
+                );
                 let mut blocks = Vec::with_capacity(count as usize);
                 for number in 0..count {
                     let block = index.u32(number * CHUNK_SIZE + 4)?;
@@ -196,7 +210,8 @@ impl Source<'_> {
         let whole = raw.size - inline;
         let mut content = Vec::new();
         if whole > 0 {
-            let block = raw.place.checked_sub(self.header.meta_block).ok_or(Damage("a folder is outside of it"))?;
+            let block =
+                raw.place.checked_sub(self.header.meta_block).ok_or(Damage("a folder is outside of it"))?;
             content.extend_from_slice(self.meta.slice(u64::from(block) * BLOCK, whole)?);
         }
         content.extend_from_slice(self.meta.slice(after, inline)?);
@@ -218,7 +233,8 @@ impl Source<'_> {
                     true => u64::from(bytes.u16(at + ENTRY_SIZE as u64 + 8)?),
                     false => block.len() as u64,
                 };
-                let name = bytes.slice(start, end.checked_sub(start).ok_or(Damage("a name ends before it begins"))?)?;
+                let name = bytes
+                    .slice(start, end.checked_sub(start).ok_or(Damage("a name ends before it begins"))?)?;
                 // Zeros fill the block behind the last name.
                 let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
                 entries.push((name.to_vec(), bytes.u64(at)?));

@@ -141,7 +141,13 @@ impl Tree {
                 Some(child) if self.is_folder(child) => child,
                 // Where a link of the layer leads.
                 Some(_) => self.folder_at(&path).map_err(|_| {
-                    refused(entry, format!("it belongs to {:?}, which is no folder in its layer", String::from_utf8_lossy(&path)))
+                    refused(
+                        entry,
+                        format!(
+                            "it belongs to {:?}, which is no folder in its layer",
+                            String::from_utf8_lossy(&path)
+                        ),
+                    )
                 })?,
             };
             path.push(b'/');
@@ -191,7 +197,13 @@ impl Tree {
     }
 
     /// The layer has entries below a path that is a link in the layers below: they belong to where it leads.
-    fn follow_lower_link(&mut self, path: &[u8], made: Node, lower: &Self, below: Node) -> Result<(), Refused> {
+    fn follow_lower_link(
+        &mut self,
+        path: &[u8],
+        made: Node,
+        lower: &Self,
+        below: Node,
+    ) -> Result<(), Refused> {
         let place = self.folder_like_below(lower, &lower.names_to(below), path)?;
         self.move_all(made, place, path)?;
         let (above, name) = split(path);

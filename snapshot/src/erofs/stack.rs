@@ -45,7 +45,13 @@ impl Tree {
     }
 
     /// Copies one node of another tree, without what is below it.
-    pub(super) fn copy(&mut self, other: &Self, node: Node, folder: Node, name: &[u8]) -> Result<Node, &'static str> {
+    pub(super) fn copy(
+        &mut self,
+        other: &Self,
+        node: Node,
+        folder: Node,
+        name: &[u8],
+    ) -> Result<Node, &'static str> {
         let inode = self.import(other, node)?;
         let copy = self.adopt(inode);
         self.link(folder, name, copy)?;
@@ -73,7 +79,9 @@ mod tests {
             let (above, name) = crate::erofs::paths::split(path.as_bytes());
             let folder = tree.folder_at(above).expect("it is there");
             match kind {
-                Some(kind) => drop(tree.put(folder, name, Meta::default(), kind.clone()).expect("it is good")),
+                Some(kind) => {
+                    drop(tree.put(folder, name, Meta::default(), kind.clone()).expect("it is good"))
+                }
                 None => tree.mark(tree.child(folder, name).expect("it is there"), OPAQUE, Some(b"y")),
             }
         }

@@ -86,11 +86,24 @@ pub(super) struct Inode {
 #[derive(Clone, Debug)]
 pub(super) enum Content {
     /// Its first entry, and the folder that it is in.
-    Folder { first: u32, parent: u32 },
-    File { size: u64, place: Box<Place> },
+    Folder {
+        first: u32,
+        parent: u32,
+    },
+    File {
+        size: u64,
+        place: Box<Place>,
+    },
     /// Most files: data in blocks that follow each other.
-    Plain { size: u64, device: u16, block: u32 },
-    Symlink { text: u32, length: u32 },
+    Plain {
+        size: u64,
+        device: u16,
+        block: u32,
+    },
+    Symlink {
+        text: u32,
+        length: u32,
+    },
     /// As it is stored.
     Device(u32),
     Nothing,
@@ -202,8 +215,15 @@ impl Tree {
     /// # Errors
     ///
     /// In words, why a file system would refuse the name or the node.
-    pub fn put(&mut self, folder: Node, name: &[u8], meta: Meta, kind: Kind<'_>) -> Result<Node, &'static str> {
-        let node = Node(u32::try_from(self.inodes.len()).ok().filter(|n| *n != NONE).ok_or("there are too many")?);
+    pub fn put(
+        &mut self,
+        folder: Node,
+        name: &[u8],
+        meta: Meta,
+        kind: Kind<'_>,
+    ) -> Result<Node, &'static str> {
+        let node =
+            Node(u32::try_from(self.inodes.len()).ok().filter(|n| *n != NONE).ok_or("there are too many")?);
         let (bits, content) = match kind {
             Kind::Folder => (0o040_000, Content::Folder { first: NONE, parent: folder.0 }),
             Kind::File(size, Data(Place::At { device, block })) => {
@@ -212,12 +232,18 @@ impl Tree {
             Kind::File(size, Data(place)) => (0o100_000, Content::File { size, place: Box::new(place) }),
             Kind::Symlink(target) => {
                 if target.is_empty() || target.len() > 4095 || target.contains(&0) {
-                    return Err("it is a symbolic link that is empty, longer than 4,095 bytes, or has a zero byte");
+                    return Err(
+                        "it is a symbolic link that is empty, longer than 4,095 bytes, or has a zero byte",
+                    );
                 }
                 (0o120_000, self.symlink(target)?)
             }
-            Kind::Char(major, minor) => (0o020_000, Content::Device(super::format::device_number(major, minor))),
-            Kind::Block(major, minor) => (0o060_000, Content::Device(super::format::device_number(major, minor))),
+            Kind::Char(major, minor) => {
+                (0o020_000, Content::Device(super::format::device_number(major, minor)))
+            }
+            Kind::Block(major, minor) => {
+                (0o060_000, Content::Device(super::format::device_number(major, minor)))
+            }
             Kind::Fifo => (0o010_000, Content::Nothing),
             Kind::Socket => (0o140_000, Content::Nothing),
         };
@@ -250,7 +276,8 @@ impl Tree {
             self.entries[entry as usize].node = node.0;
             return Ok(());
         }
-        let entry = u32::try_from(self.entries.len()).ok().filter(|n| *n != NONE).ok_or("there are too many")?;
+        let entry =
+            u32::try_from(self.entries.len()).ok().filter(|n| *n != NONE).ok_or("there are too many")?;
         let text = self.keep(name)?;
         let Content::Folder { first, .. } = &mut self.inodes[folder.0 as usize].content else {
             return Err("what it is in is no folder");
@@ -425,7 +452,8 @@ impl Tree {
 
     fn keep(&mut self, text: &[u8]) -> Result<u32, &'static str> {
         let start = self.text.len();
-        let end = u32::try_from(start + text.len()).map_err(|_| "all names together are longer than 4 GiB")?;
+        let end =
+            u32::try_from(start + text.len()).map_err(|_| "all names together are longer than 4 GiB")?;
         self.text.extend_from_slice(text);
         Ok(end - text.len() as u32)
     }

@@ -46,7 +46,8 @@ impl Xattrs {
         }
         let mut set = Vec::new();
         for ((prefix, name), value) in sorted {
-            let length = u16::try_from(value.len()).map_err(|_| "an extended attribute is longer than 65,535 bytes")?;
+            let length = u16::try_from(value.len())
+                .map_err(|_| "an extended attribute is longer than 65,535 bytes")?;
             set.push(u8::try_from(name.len()).expect("it was checked"));
             set.push(prefix);
             set.extend_from_slice(&length.to_le_bytes());
@@ -134,7 +135,10 @@ impl Xattrs {
     }
 
     /// The set of entries that were read from an image.
-    pub(super) fn read<'a>(&mut self, entries: impl IntoIterator<Item = &'a [u8]>) -> Result<XattrSet, Damage> {
+    pub(super) fn read<'a>(
+        &mut self,
+        entries: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<XattrSet, Damage> {
         let mut all: Vec<&[u8]> = Vec::new();
         for bytes in entries {
             let mut rest = bytes;
@@ -171,7 +175,9 @@ fn split(name: &[u8]) -> Result<(u8, &[u8]), &'static str> {
         Some((1 | 4 | 6, b"")) | Some((2 | 3, _)) | None => {
             Err("it has an extended attribute that file systems do not know")
         }
-        Some((_, _)) if name.len() > NAME_MAX => Err("the name of an extended attribute is longer than 255 bytes"),
+        Some((_, _)) if name.len() > NAME_MAX => {
+            Err("the name of an extended attribute is longer than 255 bytes")
+        }
         Some((_, rest)) if rest.contains(&0) => Err("the name of an extended attribute has a zero byte"),
         Some(found) => Ok(found),
     }
@@ -210,7 +216,9 @@ mod tests {
     #[test]
     fn what_no_file_system_takes_is_refused() {
         let long = [&b"user."[..], &[b'x'; 251]].concat();
-        for name in [&b"system.x"[..], b"user.", b"other.x", b"", b"system.posix_acl_accessx", b"user.a\0b", &long] {
+        for name in
+            [&b"system.x"[..], b"user.", b"other.x", b"", b"system.posix_acl_accessx", b"user.a\0b", &long]
+        {
             assert!(Xattrs::default().add([(name, &b""[..])]).is_err(), "{}", name.escape_ascii());
         }
         assert!(Xattrs::default().add([(&b"user.x"[..], &vec![0; 65_536][..])]).is_err());

@@ -27,7 +27,8 @@ pub(super) fn read(value: &[u8]) -> Option<List> {
     let (mut user, mut group, mut mask, mut other, mut named) = (None, None, None, None, false);
     let mut last = 0;
     for [tag, high, permissions, none, id @ ..] in entries {
-        let (tag, permissions) = (u16::from_le_bytes([*tag, *high]), u16::from_le_bytes([*permissions, *none]));
+        let (tag, permissions) =
+            (u16::from_le_bytes([*tag, *high]), u16::from_le_bytes([*permissions, *none]));
         // In this order, and only users and groups that have names may come several times.
         let again = tag == last && matches!(tag, 2 | 8);
         if permissions > 7 || !(tag > last || again) {
@@ -70,7 +71,10 @@ mod tests {
         for (entries, expected) in [
             (&[][..], Some(List::Empty)),
             (&[(1, 7, none), (4, 5, none), (0x20, 1, none)], Some(List::Mode(0o751))),
-            (&[(1, 6, none), (2, 7, 9), (4, 4, none), (0x10, 5, none), (0x20, 0, none)], Some(List::Extended(0o650))),
+            (
+                &[(1, 6, none), (2, 7, 9), (4, 4, none), (0x10, 5, none), (0x20, 0, none)],
+                Some(List::Extended(0o650)),
+            ),
             (&[(1, 6, none), (2, 7, 9), (2, 1, 8), (4, 4, none), (0x20, 0, none)], None),
             (&[(4, 6, none), (1, 7, none), (0x20, 0, none)], None),
             (&[(1, 6, none), (0x20, 0, none)], None),

@@ -113,7 +113,9 @@ pub fn convert(tar: impl Read, file: File, options: &Options) -> Result<Converte
     let image = windlass_snapshot::erofs::Options::default()
         .uuid(options.uuid.unwrap_or_else(|| half(&diff_id)))
         .time(options.time);
-    let image = writer.finish(&mut target.finish(), &image).map_err(|error| target::data_error(error, "".as_ref()))?;
+    let image = writer
+        .finish(&mut target.finish(), &image)
+        .map_err(|error| target::data_error(error, "".as_ref()))?;
     Ok(Converted { diff_id, entries, image })
 }
 

@@ -150,7 +150,10 @@ impl Target {
             Ok(from) => self.tree.child(from, target.as_bytes()),
             Err(Missing::NotThere) => None,
             Err(Missing::NotFolder | Missing::Loop) => {
-                return Err(refused(path, format!("it is a hard link to {link:?}, which leads through no folder")));
+                return Err(refused(
+                    path,
+                    format!("it is a hard link to {link:?}, which leads through no folder"),
+                ));
             }
         };
         let done = match found {
@@ -165,7 +168,10 @@ impl Target {
                 self.tree.put(folder, name.as_bytes(), placeholder, Kind::Socket).map(drop)
             }
             None => {
-                return Err(refused(path, format!("it is a hard link to {link:?}, which is not in the layer")));
+                return Err(refused(
+                    path,
+                    format!("it is a hard link to {link:?}, which is not in the layer"),
+                ));
             }
         };
         done.map_err(|reason| refused(path, reason))
@@ -256,7 +262,8 @@ impl Target {
         kept: &[(Vec<u8>, Vec<u8>)],
     ) -> Result<windlass_snapshot::erofs::Meta> {
         let mut mode = meta.mode as u16;
-        let mut xattrs: Vec<(&[u8], &[u8])> = kept.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+        let mut xattrs: Vec<(&[u8], &[u8])> =
+            kept.iter().map(|(name, value)| (&name[..], &value[..])).collect();
         let is_folder = meta.kind == EntryType::Directory;
         let is_file = matches!(meta.kind, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse);
         for (name, value) in &meta.xattrs {
