@@ -7,6 +7,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// The snapshotter was closed.
+    #[error("the snapshotter of {} is closed", path.display())]
+    Closed {
+        /// Its database.
+        path: PathBuf,
+    },
+
     /// The metadata could not be read or written.
     #[error("cannot {op} in the snapshot metadata {}", path.display())]
     Database {
@@ -52,6 +59,17 @@ pub enum Error {
         target: PathBuf,
         /// What the kernel answered.
         source: io::Error,
+    },
+
+    /// A newer program made the metadata.
+    #[error("{} has version {version}, this program knows {known}: upgrade it", path.display())]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        version: i64,
+        /// The newest version that this program can read.
+        known: i64,
     },
 
     /// The snapshot is committed (or only a view), and cannot be written, mounted or committed.

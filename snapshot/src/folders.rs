@@ -3,19 +3,17 @@
 use std::{
     fs::File,
     ops::ControlFlow,
-    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{FlockOperation, flock, syncfs};
+use rustix::fs::{FlockOperation, syncfs};
 
 use crate::{
-    Commit, Durability, Error, Info, Kind, Result, Usage, files,
-    metadata::{Check, Metadata, Row},
+    Commit, Durability, Error, Info, Kind, Mount, Result, Usage,
+    metadata::{Check, Flat, Metadata, Row},
+    root::{Root, names},
+    tree,
 };
-
-/// What the names of folders begin with in which something is tried.
-const ATTEMPT: &str = "probe-";
 
 /// `<root>/metadata.db`, and `<root>/snapshots/<id>/fs` for each row.
 ///
@@ -24,39 +22,50 @@ const ATTEMPT: &str = "probe-";
 /// looks for what is left over, and as ids and names are never used twice, needs no lock while it removes that.
 #[derive(Debug)]
 pub(crate) struct Folders {
-    root: PathBuf,
+    root: Root,
     durability: Durability,
+    files: Files,
     pub(crate) metadata: Metadata,
 }
 
-impl Folders {
-    /// Opens or creates the root.
-    pub(crate) fn open(root: &Path, durability: Durability) -> Result<Self> {
-        let snapshots = root.join("snapshots");
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            // Layers have set-user-id files: only their owner may come near them.
-            .mode(0o700)
-            .create(&snapshots)
-            .map_err(|source| io("create", &snapshots, source))?;
-        // Mounts name their folders in full, wherever the program is when it mounts them.
-        let root = root.canonicalize().map_err(|source| io("resolve", root, source))?;
-        let metadata = Metadata::open(&root.join("metadata.db"))?;
-        Ok(Self { root, durability, metadata })
-    }
+/// What drivers do with files in ways of their own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Files {
+    /// What a tree takes that is on top of a parent's.
+    pub(crate) usage: fn(&Path, Option<&Path>) -> Result<Usage>,
+    /// Removes a folder, with all trees in it.
+    pub(crate) remove: fn(&Path) -> Result<()>,
+}
 
-    #[cfg(feature = "overlay")]
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
+impl Default for Files {
+    fn default() -> Self {
+        Self { usage: |tree, _parent| tree::usage(tree), remove: tree::remove }
+    }
+}
+
+impl Folders {
+    /// Opens or creates the snapshots in a root.
+    pub(crate) fn open(root: Root, durability: Durability, files: Files) -> Result<Self> {
+        let snapshots = root.path().join("snapshots");
+        Root::open(&snapshots)?;
+        let metadata = Metadata::open(&root.path().join("metadata.db"))?;
+        Ok(Self { root, durability, files, metadata })
     }
 
     /// The folder of a snapshot: `fs` in it is its tree.
     pub(crate) fn folder(&self, id: i64) -> PathBuf {
-        self.root.join("snapshots").join(id.to_string())
+        self.root.path().join("snapshots").join(id.to_string())
     }
 
     pub(crate) fn tree(&self, id: i64) -> PathBuf {
         self.folder(id).join("fs")
+    }
+
+    /// A mount of a snapshot whose tree shows all that it is to show.
+    pub(crate) fn bind(&self, row: &Row) -> Vec<Mount> {
+        let access = if row.info.kind == Kind::View { "ro" } else { "rw" };
+        let options = vec![access.to_owned(), "rbind".to_owned()];
+        vec![Mount { fstype: "bind".to_owned(), source: self.tree(row.id), options }]
     }
 
     /// Makes a snapshot; `fill` makes what is in its folder, given that of the parent.
@@ -74,7 +83,7 @@ impl Folders {
         if let Some(row) = below.as_ref().filter(|row| row.info.kind != Kind::Committed) {
             return Err(Error::NotCommitted { name: row.info.name.clone() });
         }
-        let _lock = self.lock(FlockOperation::LockShared)?;
+        let _lock = self.root.lock(FlockOperation::LockShared)?;
         let id = self.metadata.reserve()?;
         let folder = self.folder(id);
         let made = (|| {
@@ -94,16 +103,40 @@ impl Folders {
         Ok(self.metadata.find(name)?.filter(|row| self.is_whole(row)).map(|row| row.info))
     }
 
-    fn is_whole(&self, row: &Row) -> bool {
-        self.tree(row.id).is_dir()
+    pub(crate) fn is_whole(&self, row: &Row) -> bool {
+        self.tree(row.id).is_dir() && row.flat.is_none_or(|flat| self.tree(flat).is_dir())
     }
 
     pub(crate) fn usage(&self, name: &str) -> Result<Usage> {
         let row = self.metadata.get(name)?;
-        if row.info.kind == Kind::Committed { Ok(row.usage) } else { files::usage(&self.tree(row.id)) }
+        if row.info.kind == Kind::Committed { Ok(row.usage) } else { self.count(&row) }
     }
 
-    pub(crate) fn commit(&self, commits: &[Commit<'_>], check: Check) -> Result<()> {
+    fn count(&self, row: &Row) -> Result<Usage> {
+        (self.files.usage)(&self.tree(row.id), row.parent.map(|parent| self.tree(parent)).as_deref())
+    }
+
+    /// Makes a tree without a name, to be named by a commit. Whoever calls this holds the lock until then.
+    #[cfg(feature = "overlay")]
+    pub(crate) fn spare(&self, fill: impl FnOnce(&Path) -> Result<()>) -> Result<i64> {
+        let id = self.metadata.reserve()?;
+        let filled = mkdir(&self.folder(id), 0o700)
+            .and_then(|()| mkdir(&self.tree(id), 0o755))
+            .and_then(|()| fill(&self.tree(id)));
+        if let Err(err) = filled {
+            self.discard(id);
+            return Err(err);
+        }
+        Ok(id)
+    }
+
+    /// Keeps cleanup away from what has no name yet, as long as the file is open.
+    #[cfg(feature = "overlay")]
+    pub(crate) fn hold(&self) -> Result<File> {
+        self.root.lock(FlockOperation::LockShared)
+    }
+
+    pub(crate) fn commit(&self, commits: &[Commit<'_>], flats: &[Flat], check: Check) -> Result<()> {
         let mut usages = Vec::with_capacity(commits.len());
         let mut repairs = Vec::new();
         for commit in commits {
@@ -111,18 +144,25 @@ impl Folders {
             if row.info.kind != Kind::Active {
                 return Err(Error::NotActive { name: commit.key.to_owned() });
             }
-            usages.push(files::usage(&self.tree(row.id))?);
+            let flat = flats.iter().find(|flat| flat.key == commit.key).map(|flat| flat.id);
+            let mut usage = self.count(&row)?;
+            if let Some(flat) = flat {
+                usage += tree::usage(&self.tree(flat))?;
+            }
+            usages.push(usage);
             if let Some(damaged) = self.metadata.find(commit.name)?.filter(|there| !self.is_whole(there)) {
-                repairs.push((self.folder(row.id), self.folder(damaged.id)));
+                repairs.push((row.id, damaged.id));
+                repairs.extend(flat.zip(damaged.flat));
             }
         }
         if self.durability == Durability::Safe && !commits.is_empty() {
-            let root = File::open(&self.root).map_err(|source| io("open", &self.root, source))?;
-            syncfs(&root).map_err(|err| io("sync", &self.root, err.into()))?;
+            let path = self.root.path();
+            let root = File::open(path).map_err(|source| io("open", path, source))?;
+            syncfs(&root).map_err(|err| io("sync", path, err.into()))?;
         }
-        for id in self.metadata.commit(commits, &usages, check)? {
-            if let Some((folder, damaged)) = repairs.iter().find(|(folder, _)| *folder == self.folder(id)) {
-                repair(folder, damaged)?;
+        for id in self.metadata.commit(commits, &usages, flats, check)? {
+            if let Some((_, damaged)) = repairs.iter().find(|(new, _)| *new == id) {
+                self.repair(id, *damaged)?;
             }
             self.discard(id);
         }
@@ -130,59 +170,49 @@ impl Folders {
     }
 
     pub(crate) fn remove(&self, name: &str) -> Result<()> {
-        let id = self.metadata.remove(name)?;
-        self.discard(id);
+        for id in self.metadata.remove(name)? {
+            self.discard(id);
+        }
         Ok(())
     }
 
+    /// Shows what was there when it began; what is asked of the driver meanwhile does not matter.
     pub(crate) fn walk(&self, visit: &mut dyn FnMut(Info) -> ControlFlow<()>) -> Result<()> {
         let mut rows = self.metadata.all()?;
         let mut seen = std::collections::HashSet::new();
-        while !rows.is_empty() {
-            let (ready, rest): (Vec<_>, Vec<_>) =
-                rows.into_iter().partition(|row| row.parent.is_none_or(|parent| seen.contains(&parent)));
-            if ready.is_empty() {
-                break;
-            }
-            for row in ready {
+        loop {
+            let mut later = Vec::new();
+            let before = seen.len();
+            for row in rows {
+                if row.parent.is_some_and(|parent| !seen.contains(&parent)) {
+                    later.push(row);
+                    continue;
+                }
                 seen.insert(row.id);
                 if visit(row.info).is_break() {
                     return Ok(());
                 }
             }
-            rows = rest;
+            if seen.len() == before {
+                return Ok(());
+            }
+            rows = later;
         }
-        Ok(())
-    }
-
-    /// Tries something in a folder of its own, which is gone afterwards. If we die, cleanup removes it.
-    #[cfg(feature = "overlay")]
-    pub(crate) fn attempt<T>(&self, attempt: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-        let _lock = self.lock(FlockOperation::LockShared)?;
-        // A name that neither a crashed process nor one in another container has left.
-        let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
-        let id = format!("{ATTEMPT}{}-{:?}-{now}", std::process::id(), std::thread::current().id())
-            .replace(['(', ')'], "");
-        let folder = self.root.join(id);
-        mkdir(&folder, 0o700)?;
-        let answer = attempt(&folder);
-        files::remove(&folder)?;
-        answer
     }
 
     pub(crate) fn cleanup(&self) -> Result<u64> {
         let mut freed = 0;
         let (ids, attempts) = self.leftovers()?;
         for folder in attempts {
-            freed += files::usage(&folder).map_or(0, |usage| usage.bytes);
-            files::remove(&folder)?;
+            freed += tree::usage(&folder).map_or(0, |usage| usage.bytes);
+            (self.files.remove)(&folder)?;
         }
         for id in ids {
             let folder = self.folder(id);
             if folder.exists() {
                 // Somebody else may be removing it; then they free it.
-                freed += files::usage(&folder).map_or(0, |usage| usage.bytes);
-                files::remove(&folder)?;
+                freed += tree::usage(&folder).map_or(0, |usage| usage.bytes);
+                (self.files.remove)(&folder)?;
             }
             self.metadata.delete(id)?;
         }
@@ -191,20 +221,18 @@ impl Folders {
 
     /// The snapshots that nobody sees, and the folders in which something was tried.
     fn leftovers(&self) -> Result<(Vec<i64>, Vec<PathBuf>)> {
-        let _lock = self.lock(FlockOperation::LockExclusive)?;
+        let _lock = self.root.lock(FlockOperation::LockExclusive)?;
         let mut ids = self.metadata.nameless()?;
-        let known: std::collections::HashSet<i64> =
-            self.metadata.all()?.iter().map(|row| row.id).chain(ids.iter().copied()).collect();
-        let folders = names(&self.root.join("snapshots"))?;
+        let mut known: std::collections::HashSet<i64> = ids.iter().copied().collect();
+        known.extend(self.metadata.all()?.iter().flat_map(|row| [Some(row.id), row.flat]).flatten());
+        let folders = names(&self.root.path().join("snapshots"))?;
         ids.extend(folders.iter().filter_map(|name| name.parse().ok()).filter(|id| !known.contains(id)));
-        let mut attempts = names(&self.root)?;
-        attempts.retain(|name| name.starts_with(ATTEMPT));
-        Ok((ids, attempts.into_iter().map(|name| self.root.join(name)).collect()))
+        Ok((ids, self.root.attempts()?))
     }
 
     /// Removes the files of a snapshot that nobody sees. What cannot be removed now is left to cleanup.
-    fn discard(&self, id: i64) {
-        if let Err(err) = files::remove(&self.folder(id)).and_then(|()| self.metadata.delete(id)) {
+    pub(crate) fn discard(&self, id: i64) {
+        if let Err(err) = (self.files.remove)(&self.folder(id)).and_then(|()| self.metadata.delete(id)) {
             tracing::warn!(
                 id,
                 error = &err as &dyn std::error::Error,
@@ -213,34 +241,13 @@ impl Folders {
         }
     }
 
-    fn lock(&self, operation: FlockOperation) -> Result<File> {
-        let path = self.root.join("lock");
-        let file = File::options()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(|source| io("open", &path, source))?;
-        flock(&file, operation).map_err(|err| io("lock", &path, err.into()))?;
-        Ok(file)
+    /// Puts a tree in the place of the same tree, of which files were lost. What is on top of it is whole again, too.
+    fn repair(&self, new: i64, damaged: i64) -> Result<()> {
+        let (new, damaged) = (self.folder(new), self.folder(damaged));
+        (self.files.remove)(&damaged)?;
+        std::fs::rename(new, &damaged)
+            .map_err(|source| io("put a new tree in the place of", &damaged, source))
     }
-}
-
-/// The names in a folder that are text, as all of ours are.
-fn names(folder: &Path) -> Result<Vec<String>> {
-    let read = || -> std::io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in std::fs::read_dir(folder)? {
-            names.extend(entry?.file_name().into_string());
-        }
-        Ok(names)
-    };
-    read().map_err(|source| io("read", folder, source))
-}
-
-/// Puts a tree in the place of the same tree, of which files were lost. What is on top of it is whole again, too.
-fn repair(folder: &Path, damaged: &Path) -> Result<()> {
-    files::remove(damaged)?;
-    std::fs::rename(folder, damaged).map_err(|source| io("put a new tree in the place of", damaged, source))
 }
 
 /// Makes a folder with exactly that mode, whatever the umask.

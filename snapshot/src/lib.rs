@@ -12,26 +12,35 @@
 //!
 //! All calls block; none needs an async runtime.
 
-mod copy;
+#[cfg(feature = "btrfs")]
+mod btrfs;
 #[cfg(feature = "erofs")]
 pub mod erofs;
 mod error;
-mod files;
 mod folders;
 mod metadata;
 pub mod mount;
 mod native;
 #[cfg(feature = "overlay")]
 mod overlay;
+mod probe;
+mod root;
 mod snapshotter;
 #[cfg(feature = "erofs")]
 mod sync_range;
+mod sys;
 #[cfg(feature = "testsuite")]
 pub mod testsuite;
+mod tree;
 
+#[cfg(feature = "btrfs")]
+pub use btrfs::Btrfs;
 pub use error::{Error, Result};
 pub use mount::Mount;
 pub use native::Native;
 #[cfg(feature = "overlay")]
-pub use overlay::Overlay;
-pub use snapshotter::{Capabilities, Commit, Durability, Info, Kind, Snapshotter, Usage, Whiteouts};
+pub use overlay::{Overlay, OverlayOptions};
+pub use probe::{Refused, Snapshotters};
+pub use snapshotter::{
+    Capabilities, Commit, Durability, Info, Kind, Snapshotter, Usage, Whiteouts, usage_with_parents,
+};

@@ -3,12 +3,14 @@
 use std::{collections::BTreeMap, ops::ControlFlow, path::Path};
 
 use crate::{
-    Capabilities, Commit, Durability, Error, Info, Kind, Mount, Result, Snapshotter, Usage, Whiteouts, copy,
-    folders::{Folders, mkdir},
-    metadata::Row,
+    Capabilities, Commit, Durability, Error, Info, Kind, Mount, Result, Snapshotter, Usage, Whiteouts,
+    folders::{Files, Folders, mkdir},
+    root::Root,
+    tree,
 };
 
-/// Makes every snapshot a full copy of its parent's tree. Where the file system can share blocks, it does.
+/// Makes every snapshot a full copy of its parent's tree, with holes, hard links and all attributes. Where the file system can
+/// share blocks, it does.
 #[derive(Debug)]
 pub struct Native {
     folders: Folders,
@@ -21,25 +23,20 @@ impl Native {
     ///
     /// [`Error::Io`] and [`Error::Database`] if the root cannot be used.
     pub fn open(root: &Path, durability: Durability) -> Result<Self> {
-        Ok(Self { folders: Folders::open(root, durability)? })
+        let folders = Folders::open(Root::open(root)?, durability, Files::default())?;
+        Ok(Self { folders })
     }
 
     fn begin(&self, key: &str, kind: Kind, parent: Option<&str>) -> Result<Vec<Mount>> {
         let row = self.folders.create(key, kind, parent, |folder, below| {
-            let tree = folder.join("fs");
-            mkdir(&tree, 0o755)?;
+            let top = folder.join("fs");
+            mkdir(&top, 0o755)?;
             match below {
-                Some(below) => copy::tree(&below.join("fs"), &tree),
+                Some(below) => tree::copy_folder(&below.join("fs"), &top),
                 None => Ok(()),
             }
         })?;
-        Ok(self.show(&row))
-    }
-
-    fn show(&self, row: &Row) -> Vec<Mount> {
-        let access = if row.info.kind == Kind::View { "ro" } else { "rw" };
-        let options = vec![access.to_owned(), "rbind".to_owned()];
-        vec![Mount { fstype: "bind".to_owned(), source: self.folders.tree(row.id), options }]
+        Ok(self.folders.bind(&row))
     }
 }
 
@@ -65,11 +62,7 @@ impl Snapshotter for Native {
     }
 
     fn mounts(&self, key: &str) -> Result<Vec<Mount>> {
-        let row = self.folders.metadata.get(key)?;
-        if row.info.kind == Kind::Committed {
-            return Err(Error::NotActive { name: key.to_owned() });
-        }
-        Ok(self.show(&row))
+        Ok(self.folders.bind(&self.folders.metadata.active(key)?))
     }
 
     fn prepare(&self, key: &str, parent: Option<&str>) -> Result<Vec<Mount>> {
@@ -86,13 +79,7 @@ impl Snapshotter for Native {
     }
 
     fn commit(&self, commits: &[Commit<'_>]) -> Result<()> {
-        self.folders.commit(commits, |row, parent| {
-            if row.info.parent.as_deref() == Some(parent) {
-                return Ok(());
-            }
-            let reason = format!("{:?} was not prepared on {parent:?}, and is a full copy", row.info.name);
-            Err(Error::Unsupported { driver: "native", op: "change the parent", reason })
-        })
+        self.folders.commit(commits, &[], |row, parent| row.keeps(parent, "native"))
     }
 
     fn remove(&self, name: &str) -> Result<()> {
@@ -109,5 +96,9 @@ impl Snapshotter for Native {
 
     fn cleanup(&self) -> Result<u64> {
         self.folders.cleanup()
+    }
+
+    fn close(&self) -> Result<()> {
+        self.folders.metadata.close()
     }
 }

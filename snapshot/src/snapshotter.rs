@@ -24,7 +24,10 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
     /// [`Error::NotFound`](crate::Error::NotFound).
     fn update(&self, name: &str, labels: BTreeMap<String, String>) -> Result<Info>;
 
-    /// What the snapshot itself takes on the disk, its parents not counted.
+    /// What the snapshot itself takes on the disk, its parents not counted: [`usage_with_parents`] adds those.
+    ///
+    /// What a driver shares between snapshots counts where it was first written, as far as the driver knows: a changed file counts
+    /// whole, and copies that share blocks count as if they did not.
     ///
     /// # Errors
     ///
@@ -60,7 +63,8 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`Error::Unsupported`](crate::Error::Unsupported) without [`Capabilities::rebase`], and as [`mounts`](Self::mounts).
+    /// [`Error::Unsupported`](crate::Error::Unsupported) without [`Capabilities::rebase`], or for more than
+    /// [`Capabilities::stacked`]; and as [`mounts`](Self::mounts).
     fn stacked(&self, keys: &[&str], base: Option<&str>) -> Result<Vec<Mount>>;
 
     /// Makes active snapshots permanent under their names, in the given order, all or none.
@@ -91,6 +95,25 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
 
     /// Removes files that no snapshot owns: what a crash left. Returns how many bytes it freed.
     fn cleanup(&self) -> Result<u64>;
+
+    /// Ends the use of the root: all is written that was not, and every call after it but this one fails with
+    /// [`Error::Closed`](crate::Error::Closed). Closing twice is fine. Mounts stay; whoever only drops it loses nothing either.
+    fn close(&self) -> Result<()>;
+}
+
+/// What a snapshot takes on the disk together with all its parents.
+///
+/// # Errors
+///
+/// [`Error::NotFound`](crate::Error::NotFound).
+pub fn usage_with_parents(snapshotter: &dyn Snapshotter, name: &str) -> Result<Usage> {
+    let mut total = snapshotter.usage(name)?;
+    let mut parent = snapshotter.stat(name)?.and_then(|info| info.parent);
+    while let Some(name) = parent {
+        total += snapshotter.usage(&name)?;
+        parent = snapshotter.stat(&name)?.and_then(|info| info.parent);
+    }
+    Ok(total)
 }
 
 /// What a driver can do.
@@ -102,12 +125,20 @@ pub struct Capabilities {
     pub rebase: bool,
     /// How a layer says, in the tree that `mounts` gives, that something below it is gone.
     pub whiteouts: Whiteouts,
+    /// How many active snapshots [`Snapshotter::stacked`] takes at once. An image of more layers is committed in parts.
+    pub stacked: usize,
 }
 
 impl Capabilities {
-    /// Says both.
+    /// Says both, and that any number of snapshots can be stacked.
     pub fn new(rebase: bool, whiteouts: Whiteouts) -> Self {
-        Self { rebase, whiteouts }
+        Self { rebase, whiteouts, stacked: usize::MAX }
+    }
+
+    /// Limits the snapshots that can be stacked at once.
+    #[must_use]
+    pub fn stacked(self, stacked: usize) -> Self {
+        Self { stacked, ..self }
     }
 }
 
@@ -119,6 +150,20 @@ pub enum Whiteouts {
     /// The tree holds this layer alone, and is an overlayfs layer: a character device 0/0 hides a name, the
     /// attribute `trusted.overlay.opaque` = `y` hides all that is below a folder.
     Overlay,
+    /// As [`Overlay`](Self::Overlay), with the attribute `user.overlay.opaque`: for mounts with the option `userxattr`, as in a
+    /// user namespace, where nobody may set trusted attributes.
+    UserOverlay,
+}
+
+impl Whiteouts {
+    /// The attribute that makes a folder opaque; `None` where nothing is written.
+    pub fn opaque(self) -> Option<&'static str> {
+        match self {
+            Self::Remove => None,
+            Self::Overlay => Some("trusted.overlay.opaque"),
+            Self::UserOverlay => Some("user.overlay.opaque"),
+        }
+    }
 }
 
 /// One step of [`Snapshotter::commit`].
@@ -179,4 +224,11 @@ pub struct Usage {
     pub inodes: u64,
     /// Disk space, in bytes, as the file system counts it.
     pub bytes: u64,
+}
+
+impl std::ops::AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.inodes += other.inodes;
+        self.bytes += other.bytes;
+    }
 }

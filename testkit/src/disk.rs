@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::proc::require;
 
-/// An ext4 file system with a journal, in an image file, mounted over a loop device. Needs root.
+/// A file system in an image file, mounted over a loop device. Needs root.
 ///
 /// It is unmounted, and its device and image are gone, when this is dropped.
 #[derive(Debug)]
@@ -21,25 +21,41 @@ pub struct LoopDisk {
 }
 
 impl LoopDisk {
-    /// Makes a file system on a disk of `size` bytes, and mounts it. The journal takes a part of that size; 8 MiB is
-    /// about the least.
+    /// Makes an ext4 file system with a journal on a disk of `size` bytes, and mounts it. The journal takes a part of that size;
+    /// 8 MiB is about the least.
     ///
     /// # Panics
     ///
     /// If it cannot be made or mounted, above all without root.
     pub fn ext4(size: u64) -> Self {
+        // Without lazy initialisation nothing writes to the disk but the test. Blocks are as large as pages of memory, as on
+        // disks that are not for tests: with smaller ones a full disk kills those who write to a file that they have mapped.
+        Self::new(
+            size,
+            Command::new(require("mkfs.ext4", "e2fsprogs"))
+                .args(["-q", "-F", "-m", "0", "-O", "has_journal", "-b", "4096"])
+                .args(["-E", "lazy_itable_init=0,lazy_journal_init=0"]),
+        )
+    }
+
+    /// Makes a btrfs file system on a disk of `size` bytes, and mounts it. 128 MiB is about the least. It has no
+    /// [power switch](Self::cut_power).
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be made or mounted, above all without root.
+    pub fn btrfs(size: u64) -> Self {
+        Self::new(size, Command::new(require("mkfs.btrfs", "btrfs-progs")).arg("-q"))
+    }
+
+    /// Runs `mkfs` on a new image.
+    fn new(size: u64, mkfs: &mut Command) -> Self {
         let disk = Self { folder: tempfile::tempdir().expect("a temporary folder can be made") };
         File::create(disk.image())
             .and_then(|image| image.set_len(size))
             .expect("the temporary folder has room for an image with holes");
         std::fs::create_dir(disk.path()).expect("the temporary folder is new");
-        let mkfs = require("mkfs.ext4", "e2fsprogs");
-        // Without lazy initialisation nothing writes to the disk but the test. Blocks are as large as pages of memory, as on
-        // disks that are not for tests: with smaller ones a full disk kills those who write to a file that they have mapped.
-        run(Command::new(mkfs)
-            .args(["-q", "-F", "-m", "0", "-O", "has_journal", "-b", "4096"])
-            .args(["-E", "lazy_itable_init=0,lazy_journal_init=0"])
-            .arg(disk.image()));
+        run(mkfs.arg(disk.image()));
         disk.mount();
         disk
     }
@@ -157,6 +173,15 @@ mod tests {
         let err = file.write_all(&vec![7; 8 << 20]).expect_err("it is smaller than that");
 
         assert_eq!(err.kind(), io::ErrorKind::StorageFull);
+    }
+
+    #[test]
+    fn btrfs_makes_snapshots_on_it() {
+        let disk = LoopDisk::btrfs(128 * MIB);
+
+        run(Command::new("btrfs").args(["subvolume", "create"]).arg(disk.path().join("subvolume")));
+
+        assert!(disk.path().join("subvolume").is_dir());
     }
 
     #[test]

@@ -110,6 +110,8 @@ pub struct Pending {
     pub(crate) links: Vec<(PathBuf, PathBuf)>,
     /// Whiteouts that were written.
     pub(crate) hidden: Vec<PathBuf>,
+    /// The attribute that makes a folder opaque.
+    pub(crate) opaque: Option<&'static str>,
     /// Everything below is hidden.
     pub(crate) opaque_root: bool,
     /// The layer says nothing of the root itself.

@@ -32,14 +32,15 @@ use crate::{Error, Result};
 pub fn settle(pending: &Pending, root: &OwnedFd, parent_root: Option<&OwnedFd>) -> Result<()> {
     if let Some(lower) = parent_root
         && pending.opaque_root
+        && let Some(opaque) = pending.opaque
     {
-        hide_all(root, lower)?;
+        hide_all(root, lower, opaque)?;
     }
     for (path, target) in &pending.links {
         settle_link(path, target, root, parent_root)?;
     }
     for path in &pending.hidden {
-        settle_whiteout(path, root, parent_root)?;
+        settle_whiteout(path, root, parent_root, pending.opaque)?;
     }
     // Folders last, and inner ones first: making entries in a folder changes its times.
     for path in pending.implied.iter().rev() {
@@ -52,14 +53,14 @@ pub fn settle(pending: &Pending, root: &OwnedFd, parent_root: Option<&OwnedFd>) 
 }
 
 /// Writes a whiteout for each lower name in the root that the layer does not have: a root cannot be opaque.
-fn hide_all(root: &OwnedFd, lower: &OwnedFd) -> Result<()> {
+fn hide_all(root: &OwnedFd, lower: &OwnedFd, opaque: &str) -> Result<()> {
     let whole = Path::new("");
     for name in names(lower).map_err(at("list", whole))? {
         match mknodat(root, &name, FileType::CharacterDevice, Mode::empty(), 0) {
             Ok(()) => {}
             Err(Errno::EXIST) => {
                 if let Ok(kept) = openat(root, &name, OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
-                    fsetxattr(&kept, "trusted.overlay.opaque", b"y", XattrFlags::empty())
+                    fsetxattr(&kept, opaque, b"y", XattrFlags::empty())
                         .map_err(at("make opaque", Path::new(&name)))?;
                 }
             }
@@ -86,7 +87,7 @@ fn settle_folder(path: &Path, root: &OwnedFd, lower: Option<&OwnedFd>) -> Result
 }
 
 /// Overlayfs lists a whiteout in a folder that it does not merge: there it hides nothing, and is taken away.
-fn settle_whiteout(path: &Path, root: &OwnedFd, lower: Option<&OwnedFd>) -> Result<()> {
+fn settle_whiteout(path: &Path, root: &OwnedFd, lower: Option<&OwnedFd>, opaque: Option<&str>) -> Result<()> {
     let name = path.file_name().expect("a whiteout has a name");
     // The folder is gone where a later entry took its place.
     let Ok(folder) = open_folder(root, parent(path)) else { return Ok(()) };
@@ -95,9 +96,9 @@ fn settle_whiteout(path: &Path, root: &OwnedFd, lower: Option<&OwnedFd>) -> Resu
         .is_some_and(|lower| statat(&lower, name, AtFlags::SYMLINK_NOFOLLOW).is_ok());
     let merged = parent(path).ancestors().filter(|above| !above.as_os_str().is_empty()).all(|above| {
         let mut value = [0; 1];
-        let opaque = open_folder(root, above)
-            .and_then(|above| fgetxattr(&above, "trusted.overlay.opaque", &mut value));
-        opaque.is_err()
+        let marked =
+            |name| open_folder(root, above).and_then(|above| fgetxattr(&above, name, &mut value)).is_ok();
+        !opaque.is_some_and(marked)
     });
     let stat = statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW);
     let is_whiteout = stat.is_ok_and(|stat| {

@@ -168,7 +168,7 @@ impl<'a> Target<'a> {
         };
         let from = match self.open_folder(parent(link)) {
             Ok(from) => from,
-            Err(Errno::NOENT) if self.whiteouts == Whiteouts::Overlay => {
+            Err(Errno::NOENT) if self.whiteouts != Whiteouts::Remove => {
                 return self.link_later(folder, name, meta);
             }
             Err(errno) => return Err(at("open the target of the hard link", path)(errno)),
@@ -176,7 +176,7 @@ impl<'a> Target<'a> {
         match self.in_place(folder, name, path, || linkat(&from, target, folder, name, AtFlags::empty())) {
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => match self.whiteouts
             {
-                Whiteouts::Overlay => self.link_later(folder, name, meta),
+                Whiteouts::Overlay | Whiteouts::UserOverlay => self.link_later(folder, name, meta),
                 Whiteouts::Remove => {
                     Err(refused(path, format!("it is a hard link to {link:?}, which is in no layer below")))
                 }
@@ -264,12 +264,13 @@ impl<'a> Target<'a> {
             }
         }
         let (implied, links) = match self.whiteouts {
-            Whiteouts::Overlay => (self.implied, self.links),
+            Whiteouts::Overlay | Whiteouts::UserOverlay => (self.implied, self.links),
             Whiteouts::Remove => (Vec::new(), Vec::new()),
         };
-        let undeclared_root = !self.root_declared && self.whiteouts == Whiteouts::Overlay;
+        let undeclared_root = !self.root_declared && self.whiteouts != Whiteouts::Remove;
         let hidden = self.hidden;
-        Ok(Pending { implied, links, hidden, opaque_root: self.opaque_root, undeclared_root })
+        let opaque = self.whiteouts.opaque();
+        Ok(Pending { implied, links, hidden, opaque, opaque_root: self.opaque_root, undeclared_root })
     }
 
     /// A folder's handle; what is missing of it is made.
@@ -331,8 +332,8 @@ impl<'a> Target<'a> {
         self.clear_umask(folder, name, path)?;
         match self.whiteouts {
             // What was there, a whiteout perhaps, hid what is below; so must the folder.
-            Whiteouts::Overlay => self.make_opaque(folder, name, path),
             Whiteouts::Remove => Ok(()),
+            Whiteouts::Overlay | Whiteouts::UserOverlay => self.make_opaque(folder, name, path),
         }
     }
 
@@ -345,7 +346,8 @@ impl<'a> Target<'a> {
     fn make_opaque(&self, folder: &OwnedFd, name: &OsStr, path: &Path) -> Result<()> {
         let made =
             openat(folder, name, FOLDER | OFlags::NOFOLLOW, Mode::empty()).map_err(at("open", path))?;
-        fsetxattr(&made, "trusted.overlay.opaque", b"y", XattrFlags::empty()).map_err(at("make opaque", path))
+        let attribute = self.whiteouts.opaque().expect("only overlays have opaque folders");
+        fsetxattr(&made, attribute, b"y", XattrFlags::empty()).map_err(at("make opaque", path))
     }
 
     /// Makes something whose name may be taken: then what is there goes first.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, ops::ControlFlow, thread};
 
 use super::{Bench, read, write};
-use crate::{Commit, Error, Kind};
+use crate::{Commit, Error, Kind, usage_with_parents};
 
 /// Prepare, commit, and prepare on top of it.
 pub fn a_child_sees_what_its_parent_committed(bench: &Bench<'_>) {
@@ -73,10 +73,35 @@ pub fn an_update_replaces_the_labels_and_nothing_else(bench: &Bench<'_>) {
     assert!(matches!(bench.driver.update("missing", labels("x")), Err(Error::NotFound { .. })));
 }
 
-/// Children first.
+/// And so can a view.
+pub fn what_is_active_can_be_removed_and_its_key_used_again(bench: &Bench<'_>) {
+    bench.layer("low", None, |tree| write(tree.join("file"), "low"));
+    let mounts = bench.driver.prepare("key", Some("low")).expect("a committed parent");
+    bench.mounted(&mounts, |tree| write(tree.join("new"), "text"));
+
+    bench.driver.remove("key").expect("nothing is on top of it");
+
+    assert_eq!(bench.driver.stat("key").expect("stat"), None);
+    let mounts = bench.driver.view("key", Some("low")).expect("the key is free");
+    assert!(bench.mounted(&mounts, |tree| !tree.join("new").exists() && tree.join("file").exists()));
+    bench.driver.remove("key").expect("nothing is on top of it");
+    bench.driver.remove("low").expect("nothing is on top of it any more");
+    let left = fs::read_dir(bench.root().join("snapshots")).map_or(0, Iterator::count);
+    assert_eq!(left, 0, "its files went with it");
+}
+
+/// Children first, whether they are committed, active or views.
 pub fn a_snapshot_with_children_is_not_removed(bench: &Bench<'_>) {
     bench.layer("low", None, |_| {});
-    bench.layer("high", Some("low"), |_| {});
+    bench.layer("high", Some("low"), |tree| write(tree.join("file"), "high"));
+    bench.driver.prepare("active", Some("high")).expect("a committed parent");
+    bench.driver.view("view", Some("high")).expect("a committed parent");
+    for child in ["active", "view"] {
+        let err = bench.driver.remove("high").expect_err("it has a child");
+        assert!(matches!(&err, Error::HasChildren { child: named, .. } if named == child), "{err:?}");
+        assert_eq!(bench.look("high", |tree| read(tree.join("file"))), "high", "a refusal takes nothing");
+        bench.driver.remove(child).expect("it has no child");
+    }
 
     let err = bench.driver.remove("low").expect_err("it has a child");
 
@@ -207,4 +232,40 @@ pub fn a_file_with_two_names_is_counted_once(bench: &Bench<'_>) {
 
     assert_eq!(usage.inodes, 2, "the root folder and one file");
     assert!((100_000..200_000).contains(&usage.bytes), "{} bytes", usage.bytes);
+}
+
+/// A parent counts for itself, and for each child when asked with parents.
+pub fn usage_adds_up_over_the_parents(bench: &Bench<'_>) {
+    bench.layer("low", None, |tree| write(tree.join("low"), &"x".repeat(300_000)));
+    bench.layer("high", Some("low"), |tree| write(tree.join("high"), &"x".repeat(100_000)));
+    let usage = |name| bench.driver.usage(name).expect("it is there");
+    let whole = |name| usage_with_parents(&*bench.driver, name).expect("it is there");
+
+    let (low, high) = (usage("low"), usage("high"));
+
+    assert!(low.bytes >= 300_000 && low.inodes >= 2, "{low:?}");
+    assert!(high.bytes >= 100_000 && high.inodes >= 2, "{high:?}");
+    assert_eq!(whole("low"), low);
+    let both = whole("high");
+    assert_eq!((both.bytes, both.inodes), (low.bytes + high.bytes, low.inodes + high.inodes));
+    let mounts = bench.driver.prepare("key", Some("high")).expect("a committed parent");
+    let before = usage("key");
+    bench.mounted(&mounts, |tree| write(tree.join("new"), &"x".repeat(200_000)));
+    let grown = usage("key").bytes - before.bytes;
+    assert!((200_000..400_000).contains(&grown), "an active one is counted as it is now: {grown}");
+    assert!(matches!(usage_with_parents(&*bench.driver, "missing"), Err(Error::NotFound { .. })));
+}
+
+/// What was done stays done.
+pub fn closing_twice_is_fine_and_calls_after_it_say_so(bench: &Bench<'_>) {
+    bench.layer("low", None, |_| {});
+    let other = bench.again();
+
+    other.close().expect("it is open");
+    other.close().expect("twice is fine");
+
+    assert!(matches!(other.stat("low"), Err(Error::Closed { .. })));
+    assert!(matches!(other.prepare("key", None), Err(Error::Closed { .. })));
+    assert!(matches!(other.cleanup(), Err(Error::Closed { .. })));
+    assert!(bench.driver.stat("low").expect("this one is open").is_some());
 }

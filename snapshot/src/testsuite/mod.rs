@@ -14,6 +14,7 @@
 //! testsuite::run_all(&native);
 //! ```
 
+mod changes;
 mod life;
 mod rebase;
 mod trees;
@@ -26,7 +27,7 @@ use std::{
 
 use tempfile::TempDir;
 
-pub use self::{life::*, rebase::*, trees::*};
+pub use self::{changes::*, life::*, rebase::*, trees::*};
 use crate::{Commit, Mount, Snapshotter, mount};
 
 /// Opens a driver on a root, as often as it is asked to.
@@ -35,51 +36,49 @@ pub type Open<'a> = &'a dyn Fn(&Path) -> Arc<dyn Snapshotter>;
 /// One check of the suite.
 pub type Check = fn(&Bench<'_>);
 
+macro_rules! checks {
+    ($($check:ident),* $(,)?) => { [$((stringify!($check), $check)),*] };
+}
+
 /// All checks, with the names that a failure is reported under.
-pub const CHECKS: &[(&str, Check)] = &[
-    ("a_child_sees_what_its_parent_committed", a_child_sees_what_its_parent_committed),
-    ("stat_tells_active_committed_and_missing_apart", stat_tells_active_committed_and_missing_apart),
-    (
-        "prepare_and_view_refuse_bad_parents_and_taken_keys",
-        prepare_and_view_refuse_bad_parents_and_taken_keys,
-    ),
-    ("an_update_replaces_the_labels_and_nothing_else", an_update_replaces_the_labels_and_nothing_else),
-    ("a_snapshot_with_children_is_not_removed", a_snapshot_with_children_is_not_removed),
-    ("walk_shows_parents_before_children", walk_shows_parents_before_children),
-    (
-        "committing_to_a_name_that_exists_discards_the_snapshot",
-        committing_to_a_name_that_exists_discards_the_snapshot,
-    ),
-    ("several_commits_succeed_or_fail_together", several_commits_succeed_or_fail_together),
-    ("what_was_committed_is_there_after_opening_again", what_was_committed_is_there_after_opening_again),
-    ("cleanup_removes_what_nobody_owns_and_nothing_else", cleanup_removes_what_nobody_owns_and_nothing_else),
-    ("two_drivers_on_one_root_do_not_collide", two_drivers_on_one_root_do_not_collide),
-    ("a_file_with_two_names_is_counted_once", a_file_with_two_names_is_counted_once),
-    ("parents_are_seen_through_their_children", parents_are_seen_through_their_children),
-    (
-        "a_file_changed_in_a_child_stays_as_it_was_in_the_parent",
-        a_file_changed_in_a_child_stays_as_it_was_in_the_parent,
-    ),
-    ("a_folder_removed_in_a_child_can_be_made_anew", a_folder_removed_in_a_child_can_be_made_anew),
-    ("owners_survive_a_commit", owners_survive_a_commit),
-    ("the_mode_of_a_folder_survives_a_commit", the_mode_of_a_folder_survives_a_commit),
-    (
-        "a_file_deleted_in_a_child_is_gone_in_the_grandchild",
-        a_file_deleted_in_a_child_is_gone_in_the_grandchild,
-    ),
-    ("a_file_moved_in_a_child_has_only_its_new_name", a_file_moved_in_a_child_has_only_its_new_name),
-    ("a_view_cannot_be_written", a_view_cannot_be_written),
-    (
-        "the_root_folder_is_0755_and_keeps_what_the_parent_made_of_it",
-        the_root_folder_is_0755_and_keeps_what_the_parent_made_of_it,
-    ),
-    (
-        "links_devices_attributes_and_times_survive_a_commit",
-        links_devices_attributes_and_times_survive_a_commit,
-    ),
-    ("a_hundred_and_twenty_eight_layers_can_be_mounted", a_hundred_and_twenty_eight_layers_can_be_mounted),
-    ("layers_prepared_alone_merge_when_they_are_stacked", layers_prepared_alone_merge_when_they_are_stacked),
-    ("a_parent_is_given_at_commit_only_with_rebase", a_parent_is_given_at_commit_only_with_rebase),
+pub const CHECKS: &[(&str, Check)] = &checks![
+    // Of names, states and labels.
+    a_child_sees_what_its_parent_committed,
+    stat_tells_active_committed_and_missing_apart,
+    prepare_and_view_refuse_bad_parents_and_taken_keys,
+    an_update_replaces_the_labels_and_nothing_else,
+    what_is_active_can_be_removed_and_its_key_used_again,
+    a_snapshot_with_children_is_not_removed,
+    walk_shows_parents_before_children,
+    committing_to_a_name_that_exists_discards_the_snapshot,
+    several_commits_succeed_or_fail_together,
+    what_was_committed_is_there_after_opening_again,
+    cleanup_removes_what_nobody_owns_and_nothing_else,
+    two_drivers_on_one_root_do_not_collide,
+    a_file_with_two_names_is_counted_once,
+    usage_adds_up_over_the_parents,
+    closing_twice_is_fine_and_calls_after_it_say_so,
+    // Of the trees that mounts show.
+    parents_are_seen_through_their_children,
+    a_file_changed_in_a_child_stays_as_it_was_in_the_parent,
+    a_folder_removed_in_a_child_can_be_made_anew,
+    owners_survive_a_commit,
+    the_mode_of_a_folder_survives_a_commit,
+    a_file_deleted_in_a_child_is_gone_in_the_grandchild,
+    a_file_moved_in_a_child_has_only_its_new_name,
+    a_view_cannot_be_written,
+    the_root_folder_is_0755_and_keeps_what_the_parent_made_of_it,
+    links_devices_attributes_and_times_survive_a_commit,
+    a_hundred_and_twenty_eight_layers_can_be_mounted,
+    // Of changes on top of changes.
+    each_of_several_layers_shows_what_was_changed_up_to_it,
+    a_folder_of_a_parent_can_be_renamed,
+    a_hard_link_to_a_file_of_a_parent_is_the_same_file,
+    holes_in_files_take_no_space_in_a_child,
+    a_tree_deeper_than_any_path_is_kept_and_removed,
+    // Of layers that are filled alone.
+    layers_prepared_alone_merge_when_they_are_stacked,
+    a_parent_is_given_at_commit_only_with_rebase,
 ];
 
 /// Runs all checks, each on a root of its own.
@@ -88,9 +87,18 @@ pub const CHECKS: &[(&str, Check)] = &[
 ///
 /// If a promise is broken; the check's name is on standard error.
 pub fn run_all(open: Open<'_>) {
+    run_all_in(&std::env::temp_dir(), open);
+}
+
+/// As [`run_all`], with all roots in that folder: for drivers that need a certain file system.
+///
+/// # Panics
+///
+/// If a promise is broken; the check's name is on standard error.
+pub fn run_all_in(folder: &Path, open: Open<'_>) {
     for (name, check) in CHECKS {
         eprintln!("check {name}");
-        check(&Bench::new(open));
+        check(&Bench::new_in(folder, open));
     }
 }
 
@@ -115,7 +123,16 @@ impl<'a> Bench<'a> {
     ///
     /// If there is no place for temporary files.
     pub fn new(open: Open<'a>) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary folder");
+        Self::new_in(&std::env::temp_dir(), open)
+    }
+
+    /// Opens the driver on a new root in a folder.
+    ///
+    /// # Panics
+    ///
+    /// If nothing can be made in the folder.
+    pub fn new_in(folder: &Path, open: Open<'a>) -> Self {
+        let dir = tempfile::tempdir_in(folder).expect("a temporary folder");
         let driver = open(&dir.path().join("root"));
         Self { open, dir, driver }
     }
@@ -136,10 +153,7 @@ impl<'a> Bench<'a> {
     ///
     /// If the mount fails.
     pub fn mounted<T>(&self, mounts: &[Mount], work: impl FnOnce(&Path) -> T) -> T {
-        let place = tempfile::tempdir_in(self.dir.path()).expect("a folder to mount on");
-        mount::mount_all(mounts, place.path()).expect("the mounts that a driver gives can be mounted");
-        let _unmount = Unmount(place.path().to_owned());
-        work(place.path())
+        mount::temp_mount(mounts, work).expect("the mounts that a driver gives can be mounted")
     }
 
     /// Prepares on `parent`, lets `work` write, and commits as `name`.
@@ -169,16 +183,6 @@ impl<'a> Bench<'a> {
 
     fn commit(&self, key: &str, name: &str) {
         self.driver.commit(&[Commit { key, name, parent: None }]).expect("an active snapshot commits");
-    }
-}
-
-struct Unmount(PathBuf);
-
-impl Drop for Unmount {
-    fn drop(&mut self) {
-        if let Err(err) = mount::unmount(&self.0) {
-            eprintln!("{} stays mounted: {err}", self.0.display());
-        }
     }
 }
 

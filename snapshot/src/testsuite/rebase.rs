@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, lsetxattr, mknodat};
 
 use super::{Bench, read, trees::names, write};
-use crate::{Commit, Error, Whiteouts};
+use crate::{Commit, Error};
 
 /// Whiteouts and opaque folders hide what is below, before the commit and after it.
 ///
@@ -23,11 +23,11 @@ pub fn layers_prepared_alone_merge_when_they_are_stacked(bench: &Bench<'_>) {
         assert!(matches!(err, Error::Unsupported { .. }), "{err:?}");
         return;
     }
-    assert_eq!(capabilities.whiteouts, Whiteouts::Overlay, "layers that are filled alone need whiteouts");
+    let opaque = capabilities.whiteouts.opaque().expect("layers that are filled alone need whiteouts");
     fill(bench, "middle", |tree| {
         fs::create_dir(tree.join("dir")).expect("a folder");
         write(tree.join("dir/new"), "middle");
-        lsetxattr(tree.join("dir"), "trusted.overlay.opaque", b"y", XattrFlags::empty()).expect("opaque");
+        lsetxattr(tree.join("dir"), opaque, b"y", XattrFlags::empty()).expect("opaque");
         mknodat(CWD, tree.join("gone"), FileType::CharacterDevice, Mode::empty(), 0).expect("a whiteout");
     });
     fill(bench, "high", |tree| write(tree.join("file"), "high"));
@@ -53,6 +53,10 @@ pub fn layers_prepared_alone_merge_when_they_are_stacked(bench: &Bench<'_>) {
     fill(bench, "top", |tree| write(tree.join("top"), "top"));
     let on_base = bench.driver.stacked(&["top"], Some("HIGH")).expect("a committed base");
     bench.mounted(&on_base, |tree| assert_eq!(names(tree), ["dir", "file", "top"]));
+    if let Some(many) = capabilities.stacked.checked_add(1) {
+        let err = bench.driver.stacked(&vec!["top"; many], None).expect_err("it says that it takes less");
+        assert!(matches!(err, Error::Unsupported { .. }), "{err:?}");
+    }
 }
 
 /// And never changed from one to another.

@@ -1,8 +1,9 @@
 //! Which snapshots there are, in SQLite: shared by all processes that use one root.
 
+mod schema;
+
 use std::{
     collections::BTreeMap,
-    fs::File,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -12,15 +13,15 @@ use rusqlite::{Connection, OptionalExtension, Row as SqlRow, TransactionBehavior
 
 use crate::{Commit, Error, Info, Kind, Result, Usage};
 
-const VERSION: i64 = 1;
 const COLUMNS: &str =
-    "s.id, s.name, s.kind, s.created, s.updated, s.labels, s.inodes, s.bytes, s.parent, p.name";
+    "s.id, s.name, s.kind, s.created, s.updated, s.labels, s.inodes, s.bytes, s.parent, p.name, s.flat";
 
 /// The table of snapshots. A row without a name is one that is being made, or whose files are still to be removed.
 #[derive(Debug)]
 pub(crate) struct Metadata {
     path: PathBuf,
-    connection: Mutex<Connection>,
+    /// None once it is closed.
+    connection: Mutex<Option<Connection>>,
 }
 
 /// One named snapshot.
@@ -28,63 +29,54 @@ pub(crate) struct Metadata {
 pub(crate) struct Row {
     pub(crate) id: i64,
     pub(crate) parent: Option<i64>,
+    /// The tree that shows all of it, if there is one.
+    pub(crate) flat: Option<i64>,
     pub(crate) info: Info,
     /// What it takes, once committed.
     pub(crate) usage: Usage,
 }
 
+impl Row {
+    /// Refuses another parent than the one it was prepared on, as its tree holds that one's files.
+    pub(crate) fn keeps(&self, parent: &str, driver: &'static str) -> Result<()> {
+        if self.info.parent.as_deref() == Some(parent) {
+            return Ok(());
+        }
+        let reason = format!("{:?} was not prepared on {parent:?}, and is a full copy", self.info.name);
+        Err(Error::Unsupported { driver, op: "change the parent", reason })
+    }
+}
+
 impl Metadata {
     /// Opens or creates the database.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let fail = |source| Error::Database { op: "open", path: path.to_owned(), source: plain(source) };
-        // SQLite does not wait when two switch a new database to WAL; we do, until this function ends.
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let lock = File::open(folder).and_then(|folder| folder.lock().map(|()| folder));
-        let _lock = lock.map_err(|source| Error::Io { op: "lock", path: folder.to_owned(), source })?;
-        let mut connection = Connection::open(path).map_err(fail)?;
-        connection.busy_timeout(Duration::from_secs(30)).map_err(fail)?;
-        connection.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
-        connection.pragma_update(None, "synchronous", "FULL").map_err(fail)?;
-        let transaction =
-            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
-        let version: i64 =
-            transaction.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fail)?;
-        if version > VERSION {
-            return Err(Error::Unsupported {
-                driver: "disk",
-                op: "open its metadata",
-                reason: format!(
-                    "{} has version {version}, this program knows {VERSION}: upgrade it",
-                    path.display()
-                ),
-            });
-        }
-        if version == 0 {
-            transaction
-                .execute_batch(
-                    "CREATE TABLE snapshots (
-                        id INTEGER PRIMARY KEY AUTOINCREMENT,
-                        name TEXT UNIQUE,
-                        parent INTEGER,
-                        kind INTEGER NOT NULL DEFAULT 0,
-                        created INTEGER NOT NULL DEFAULT 0,
-                        updated INTEGER NOT NULL DEFAULT 0,
-                        labels TEXT NOT NULL DEFAULT '{}',
-                        inodes INTEGER NOT NULL DEFAULT 0,
-                        bytes INTEGER NOT NULL DEFAULT 0
-                    );
-                    CREATE INDEX snapshots_parent ON snapshots (parent);
-                    PRAGMA user_version = 1;",
-                )
-                .map_err(fail)?;
-        }
-        transaction.commit().map_err(fail)?;
-        Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
+        Ok(Self { path: path.to_owned(), connection: Mutex::new(Some(schema::open(path)?)) })
+    }
+
+    /// Ends the use of the database: calls that need it fail from now on. Closing twice is fine.
+    pub(crate) fn close(&self) -> Result<()> {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(open) = connection.take() else { return Ok(()) };
+        // The last one to close it writes what is in the log to the database, and removes the log.
+        open.close().map_err(|(_, source)| Error::Database {
+            op: "close",
+            path: self.path.clone(),
+            source: plain(source),
+        })
+    }
+
+    /// What was noted under a key when the root was made; notes it now if there is nothing yet.
+    #[cfg(feature = "overlay")]
+    pub(crate) fn setting(&self, key: &str, value: &str) -> Result<String> {
+        self.write("note how this root is used", |db| {
+            db.execute("INSERT OR IGNORE INTO settings VALUES (?1, ?2)", [key, value])?;
+            Ok(db.query_row("SELECT value FROM settings WHERE key = ?1", [key], |row| row.get(0))?)
+        })
     }
 
     /// The snapshot of that name.
     pub(crate) fn find(&self, name: &str) -> Result<Option<Row>> {
-        self.write("look up a snapshot", |db| Ok(find(db, name)?))
+        self.read("look up a snapshot", |db| Ok(find(db, name)?))
     }
 
     /// As [`find`](Self::find), with [`Error::NotFound`].
@@ -92,15 +84,26 @@ impl Metadata {
         self.find(name)?.ok_or_else(|| missing(name))
     }
 
-    /// The ids from a snapshot down to the lowest, itself first.
+    /// The snapshot of that key, which can be mounted.
+    pub(crate) fn active(&self, key: &str) -> Result<Row> {
+        let row = self.get(key)?;
+        if row.info.kind == Kind::Committed {
+            return Err(Error::NotActive { name: key.to_owned() });
+        }
+        Ok(row)
+    }
+
+    /// The trees that make up a snapshot's, highest first: its own and those of its parents, down to one that shows all below it.
     #[cfg(feature = "overlay")]
     pub(crate) fn chain(&self, id: i64) -> Result<Vec<i64>> {
-        self.write("follow the parents", |db| {
+        self.read("follow the parents", |db| {
             let mut statement = db.prepare_cached(
-                "WITH RECURSIVE chain(id, parent, depth) AS (
-                    SELECT id, parent, 0 FROM snapshots WHERE id = ?1
-                    UNION ALL SELECT s.id, s.parent, depth + 1 FROM snapshots s JOIN chain ON s.id = chain.parent
-                ) SELECT id FROM chain ORDER BY depth",
+                "WITH RECURSIVE chain(tree, next, depth) AS (
+                    SELECT coalesce(flat, id), iif(flat IS NULL, parent, NULL), 0 FROM snapshots WHERE id = ?1
+                    UNION ALL
+                    SELECT coalesce(s.flat, s.id), iif(s.flat IS NULL, s.parent, NULL), depth + 1
+                    FROM snapshots s JOIN chain ON s.id = chain.next
+                ) SELECT tree FROM chain ORDER BY depth",
             )?;
             let ids = statement.query_map([id], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
             Ok(ids)
@@ -142,8 +145,14 @@ impl Metadata {
         })
     }
 
-    /// Commits all or none, and gives the ids of those that were discarded because their name was there.
-    pub(crate) fn commit(&self, commits: &[Commit<'_>], usages: &[Usage], check: Check) -> Result<Vec<i64>> {
+    /// Commits all or none, and gives the ids of what was discarded because its name was there.
+    pub(crate) fn commit(
+        &self,
+        commits: &[Commit<'_>],
+        usages: &[Usage],
+        flats: &[Flat],
+        check: Check,
+    ) -> Result<Vec<i64>> {
         self.write("commit snapshots", |db| {
             let mut discarded = Vec::new();
             for (commit, usage) in commits.iter().zip(usages) {
@@ -151,9 +160,11 @@ impl Metadata {
                 if row.info.kind != Kind::Active {
                     return Err(Failure::Ours(Error::NotActive { name: commit.key.to_owned() }));
                 }
+                let flat = flats.iter().find(|flat| flat.key == commit.key);
                 if find(db, commit.name)?.is_some_and(|other| other.id != row.id) {
                     forget(db, row.id)?;
                     discarded.push(row.id);
+                    discarded.extend(flat.map(|flat| flat.id));
                     continue;
                 }
                 let parent = match commit.parent {
@@ -163,9 +174,13 @@ impl Metadata {
                     }
                     None => row.parent,
                 };
+                if flat.is_some_and(|flat| Some(flat.parent) != parent) {
+                    // Somebody removed the parent meanwhile, and made another of its name.
+                    return Err(missing(commit.parent.unwrap_or(commit.name)).into());
+                }
                 db.execute(
-                    "UPDATE snapshots SET name = ?2, kind = ?3, parent = ?4, updated = ?5, inodes = ?6, bytes = ?7
-                     WHERE id = ?1",
+                    "UPDATE snapshots SET name = ?2, kind = ?3, parent = ?4, updated = ?5, inodes = ?6, bytes = ?7,
+                     flat = ?8 WHERE id = ?1",
                     params![
                         row.id,
                         commit.name,
@@ -173,7 +188,8 @@ impl Metadata {
                         parent,
                         nanos(SystemTime::now()),
                         usage.inodes.cast_signed(),
-                        usage.bytes.cast_signed()
+                        usage.bytes.cast_signed(),
+                        flat.map(|flat| flat.id),
                     ],
                 )?;
             }
@@ -181,8 +197,8 @@ impl Metadata {
         })
     }
 
-    /// Takes the name from a snapshot, and gives its id: its files can go.
-    pub(crate) fn remove(&self, name: &str) -> Result<i64> {
+    /// Takes the name from a snapshot, and gives the ids whose files can go.
+    pub(crate) fn remove(&self, name: &str) -> Result<Vec<i64>> {
         self.write("remove a snapshot", |db| {
             let row = find(db, name)?.ok_or_else(|| missing(name))?;
             let child: Option<String> = db
@@ -196,7 +212,7 @@ impl Metadata {
                 return Err(Failure::Ours(Error::HasChildren { name: name.to_owned(), child }));
             }
             forget(db, row.id)?;
-            Ok(row.id)
+            Ok([row.id].into_iter().chain(row.flat).collect())
         })
     }
 
@@ -210,7 +226,7 @@ impl Metadata {
 
     /// All named snapshots.
     pub(crate) fn all(&self) -> Result<Vec<Row>> {
-        self.write("list the snapshots", |db| {
+        self.read("list the snapshots", |db| {
             let sql = format!(
                 "SELECT {COLUMNS} FROM snapshots s LEFT JOIN snapshots p ON p.id = s.parent
                  WHERE s.name IS NOT NULL ORDER BY s.id"
@@ -221,20 +237,39 @@ impl Metadata {
         })
     }
 
-    /// The ids of rows without a name.
+    /// The ids of rows without a name, which are not part of one with a name.
     pub(crate) fn nameless(&self) -> Result<Vec<i64>> {
-        self.write("list the removed snapshots", |db| {
-            let mut statement = db.prepare_cached("SELECT id FROM snapshots WHERE name IS NULL")?;
+        self.read("list the removed snapshots", |db| {
+            let mut statement = db.prepare_cached(
+                "SELECT id FROM snapshots WHERE name IS NULL AND id NOT IN
+                 (SELECT flat FROM snapshots WHERE name IS NOT NULL AND flat IS NOT NULL)",
+            )?;
             let ids = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
             Ok(ids)
         })
     }
 
+    fn read<T>(&self, op: &'static str, work: impl FnOnce(&Connection) -> Result<T, Failure>) -> Result<T> {
+        self.transact(op, TransactionBehavior::Deferred, work)
+    }
+
     fn write<T>(&self, op: &'static str, work: impl FnOnce(&Connection) -> Result<T, Failure>) -> Result<T> {
+        // Immediate, so that what is read in it is still true when it is written.
+        self.transact(op, TransactionBehavior::Immediate, work)
+    }
+
+    fn transact<T>(
+        &self,
+        op: &'static str,
+        behavior: TransactionBehavior,
+        work: impl FnOnce(&Connection) -> Result<T, Failure>,
+    ) -> Result<T> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(connection) = connection.as_mut() else {
+            return Err(Error::Closed { path: self.path.clone() });
+        };
         let result = (|| {
-            // Immediate, so that what is read here is still true when it is written.
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let transaction = connection.transaction_with_behavior(behavior)?;
             let value = work(&transaction)?;
             transaction.commit()?;
             Ok(value)
@@ -244,6 +279,16 @@ impl Metadata {
             Failure::Sql(source) => Error::Database { op, path: self.path.clone(), source: plain(source) },
         })
     }
+}
+
+/// A tree that shows all of a snapshot, its parents included, made when it is committed: a row and a folder without a name.
+#[derive(Debug)]
+pub(crate) struct Flat {
+    /// The key of the snapshot.
+    pub(crate) key: String,
+    pub(crate) id: i64,
+    /// What the snapshot will be on top of.
+    pub(crate) parent: i64,
 }
 
 /// SQLite says no more than that it is an I/O error when a full disk has no room for the file that its processes share.
@@ -315,6 +360,7 @@ fn read(row: &SqlRow<'_>) -> rusqlite::Result<Row> {
     Ok(Row {
         id: row.get(0)?,
         parent: row.get(8)?,
+        flat: row.get(10)?,
         info: Info {
             name: row.get(1)?,
             parent: row.get(9)?,
@@ -350,18 +396,6 @@ fn time(nanos: i64) -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn metadata_of_a_newer_version_is_refused() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let path = dir.path().join("metadata.db");
-        let newer = Connection::open(&path).expect("a database");
-        newer.pragma_update(None, "user_version", VERSION + 1).expect("a version");
-
-        let err = Metadata::open(&path).expect_err("it is newer");
-
-        assert!(err.to_string().ends_with("has version 2, this program knows 1: upgrade it"), "{err}");
-    }
 
     #[test]
     fn what_is_being_made_is_not_seen_and_its_id_is_never_used_again() {
