@@ -10,6 +10,15 @@
 //! prepare(key, parent) ──▶ mounts ──(somebody writes)──▶ commit(key → name) ──▶ parent of the next
 //! ```
 //!
+//! | driver | a child is | works on | takes its parent at commit |
+//! |---|---|---|---|
+//! | `Overlay` | a folder on top of its parents', by overlayfs | ext4, xfs, btrfs, tmpfs | yes |
+//! | `Btrfs` | btrfs's own snapshot of its parent | btrfs | no |
+//! | [`Native`] | a copy of its parent, sharing blocks where it can | anything | no |
+//!
+//! [`Snapshotters::probe`] opens the best one that works in a folder, and says why. All show the same trees:
+//! `testsuite` holds what each must do.
+//!
 //! All calls block; none needs an async runtime.
 
 #[cfg(feature = "btrfs")]

@@ -409,4 +409,29 @@ mod tests {
 
         assert!(metadata.reserve().expect("an id") > first);
     }
+    #[cfg(feature = "overlay")]
+    #[test]
+    fn a_second_tree_is_left_over_before_its_snapshot_has_a_name_and_after_it_lost_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let metadata = Metadata::open(&dir.path().join("metadata.db")).expect("a database");
+        let commit = |key, name, flats: &[Flat]| {
+            let commit = Commit { key, name, parent: None };
+            metadata.commit(&[commit], &[Usage::default()], flats, |_, _| Ok(()))
+        };
+        let [low, high, flat, stray] = [(); 4].map(|()| metadata.reserve().expect("an id"));
+        metadata.publish(low, "low-key", Kind::Active, None).expect("a free key");
+        commit("low-key", "low", &[]).expect("it is active");
+        metadata.publish(high, "high-key", Kind::Active, Some("low")).expect("a free key");
+        assert_eq!(metadata.nameless().expect("a list"), [flat, stray]);
+
+        let tree = |parent| [Flat { key: "high-key".to_owned(), id: flat, parent }];
+        let moved = commit("high-key", "high", &tree(stray));
+        commit("high-key", "high", &tree(low)).expect("it is active");
+
+        assert!(matches!(moved, Err(Error::NotFound { .. })), "the tree shows another parent: {moved:?}");
+        assert_eq!(metadata.nameless().expect("a list"), [stray]);
+        assert_eq!(metadata.chain(high).expect("a chain"), [flat]);
+        assert_eq!(metadata.remove("high").expect("it has no child"), [high, flat]);
+        assert_eq!(metadata.nameless().expect("a list"), [high, flat, stray]);
+    }
 }

@@ -196,6 +196,24 @@ pub fn cleanup_removes_what_nobody_owns_and_nothing_else(bench: &Bench<'_>) {
     assert_eq!(bench.driver.cleanup().expect("a second cleanup"), 0);
 }
 
+/// The name is gone at once, the files with the next cleanup.
+pub fn what_is_forgotten_is_freed_by_cleanup(bench: &Bench<'_>) {
+    bench.layer("low", None, |tree| write(tree.join("file"), &"x".repeat(10_000)));
+    bench.layer("high", Some("low"), |_| {});
+    let err = bench.driver.forget("low").expect_err("it has a child");
+    assert!(matches!(err, Error::HasChildren { .. }), "{err:?}");
+
+    for name in ["high", "low"] {
+        bench.driver.forget(name).expect("it has no child");
+    }
+
+    assert_eq!(bench.driver.stat("low").expect("stat"), None);
+    let freed = bench.driver.cleanup().expect("a cleanup");
+    assert!(freed >= 10_000, "{freed} bytes were freed");
+    let left = fs::read_dir(bench.root().join("snapshots")).map_or(0, Iterator::count);
+    assert_eq!(left, 0);
+}
+
 /// Two writers and a cleaner at once.
 pub fn two_drivers_on_one_root_do_not_collide(bench: &Bench<'_>) {
     let drivers = [bench.again(), bench.again()];

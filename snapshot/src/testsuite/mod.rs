@@ -54,6 +54,7 @@ pub const CHECKS: &[(&str, Check)] = &checks![
     several_commits_succeed_or_fail_together,
     what_was_committed_is_there_after_opening_again,
     cleanup_removes_what_nobody_owns_and_nothing_else,
+    what_is_forgotten_is_freed_by_cleanup,
     two_drivers_on_one_root_do_not_collide,
     a_file_with_two_names_is_counted_once,
     usage_adds_up_over_the_parents,

@@ -174,7 +174,9 @@ fn xattrs(
         Err(err) => return Err(err),
     };
     let to = in_proc(target, name);
-    for key in list[..length].split(|byte| *byte == 0).filter(|key| !key.is_empty()) {
+    // A label of SELinux says where a file is, not what it is: the new file has its own, and only the policy may set it.
+    let kept = |key: &&[u8]| !key.is_empty() && *key != b"security.selinux";
+    for key in list[..length].split(|byte| *byte == 0).filter(kept) {
         let length = lgetxattr(&from, key, &mut value[..])?;
         lsetxattr(&to, key, &value[..length], XattrFlags::empty())?;
     }
