@@ -288,16 +288,20 @@ fn entry() -> impl Strategy<Value = (u8, usize, u8)> {
     (0..9u8, 0..PATHS.len(), any::<u8>())
 }
 
-const PATHS: [&str; 9] = ["a", "b", "a/a", "a/b", "b/a", "a/a/a", "c", "c/a", "longer-name"];
+const PATHS: [&str; 10] = ["a", "b", "a/a", "a/b", "b/a", "a/a/a", "c", "l/a", "m/a/b", "longer-name"];
+const LINKS: [&str; 2] = ["l", "m"];
 
 fn layer(entries: &[(u8, usize, u8)]) -> Layer {
-    entries.iter().fold(root().mtime(5), |layer, (kind, path, random)| {
+    // Links come first and stay: `apply` sets the times of folders at its end, by their paths, which then still lead there.
+    let (links, others): (Vec<_>, Vec<_>) = entries.iter().partition(|(kind, ..)| *kind == 4);
+    links.iter().chain(&others).fold(root().mtime(5), |layer, (kind, path, random)| {
+        let link = LINKS[path % LINKS.len()];
         let (path, other) = (PATHS[*path], PATHS[usize::from(*random) % PATHS.len()]);
         let size = usize::from(*random) * 50;
         let layer = match kind {
             0 | 1 => layer.file(path, 0o600 | u32::from(*random), &vec![*random; size]),
             2 | 3 => layer.dir(path, 0o700 | u32::from(*random & 0o77)),
-            4 => layer.symlink(path, other),
+            4 => layer.symlink(link, other),
             5 => layer.hardlink(path, other),
             6 => layer.fifo(path, 0o644),
             7 => layer.file(path, 0o644, b"").xattr("user.x", &vec![1; size % 2000]),

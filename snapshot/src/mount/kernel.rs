@@ -3,7 +3,7 @@
 use std::{
     ffi::CString,
     io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -12,12 +12,18 @@ use rustix::{
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-        fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_bind,
-        mount_bind_recursive, mount_remount, move_mount, open_tree,
+        fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount,
+        mount_bind, mount_bind_recursive, mount_remount, move_mount, open_tree,
     },
 };
 
-use super::{Mount, options::Options, place::Place};
+use super::{
+    Mount,
+    images::{self, Images},
+    loops,
+    options::Options,
+    place::Place,
+};
 use crate::sys;
 
 /// The options that `mount(2)` takes: a page, with the zero at its end.
@@ -75,8 +81,35 @@ fn made(one: &Mount, options: &Options<'_>) -> io::Result<OwnedFd> {
     made_here(one, options)
 }
 
-/// Overlayfs takes one layer per call: no page of options limits their number.
+/// Layers that are images are mounted first; files through loop devices where the kernel mounts no files.
 fn made_here(one: &Mount, options: &Options<'_>) -> io::Result<OwnedFd> {
+    let images = Images::mount(options)?;
+    if images.is_empty() {
+        let made = configured(one, options, Lower::Handles(&[]));
+        return made.or_else(|err| match Errno::from_io_error(&err) {
+            Some(Errno::NOTBLK) if one.fstype == "erofs" => {
+                let (one, _devices) = loops::attached(one)?;
+                configured(&one, &Options::parse(&one.options)?, Lower::Handles(&[]))
+            }
+            _ => Err(err),
+        });
+    }
+    let handles: Vec<_> = images.handles().collect();
+    configured(one, options, Lower::Handles(&handles)).or_else(|err| match Errno::from_io_error(&err) {
+        Some(Errno::INVAL) => configured(one, options, Lower::Places(&images.place()?)),
+        _ => Err(err),
+    })
+}
+
+/// Where images are mounted that are an overlay's lowest layers.
+#[derive(Clone, Copy)]
+enum Lower<'a> {
+    Handles(&'a [BorrowedFd<'a>]),
+    Places(&'a [Place]),
+}
+
+/// Overlayfs takes one layer per call: no page of options limits their number.
+fn configured(one: &Mount, options: &Options<'_>, images: Lower<'_>) -> io::Result<OwnedFd> {
     let context = fsopen(one.fstype.as_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "source", &one.source)?;
     if options.read_only {
@@ -93,10 +126,18 @@ fn made_here(one: &Mount, options: &Options<'_>) -> io::Result<OwnedFd> {
         for layer in options.layers() {
             fsconfig_set_string(&context, "lowerdir+", place(layer)?)?;
         }
+        match images {
+            Lower::Handles(handles) => {
+                handles.iter().try_for_each(|image| fsconfig_set_fd(&context, "lowerdir+", image))?;
+            }
+            Lower::Places(places) => places
+                .iter()
+                .try_for_each(|image| fsconfig_set_string(&context, "lowerdir+", image.path()))?,
+        }
     }
     for (key, value) in &options.data {
         match (*key, *value) {
-            ("lowerdir" | "lowerdir+", _) if overlay => {}
+            ("lowerdir" | "lowerdir+" | images::OPTION, _) if overlay => {}
             ("upperdir" | "workdir", Some(path)) if overlay => {
                 fsconfig_set_string(&context, *key, place(path)?)?;
             }
@@ -150,6 +191,17 @@ fn common(options: &Options<'_>) -> Option<PathBuf> {
 pub(super) fn classic(one: &Mount, options: &Options<'_>, target: &Path) -> io::Result<()> {
     if one.is_bind() {
         return classic_bind(one, options, target);
+    }
+    let images = Images::mount(options)?;
+    if !images.is_empty() {
+        // The overlay goes on without the places.
+        let places = images.place()?;
+        let places = places.iter().map(|image| image.path().display().to_string());
+        let mut all: Vec<_> = options.layers().map(str::to_owned).chain(places).collect();
+        all = vec![format!("lowerdir={}", all.join(":"))].into_iter().chain(options.rest()).collect();
+        let data = CString::new(all.join(",")).ok().filter(|data| data.as_bytes_with_nul().len() < PAGE);
+        let data = data.ok_or(Errno::TOOBIG)?;
+        return Ok(mount(&one.source, target, one.fstype.as_str(), options.flags(), data.as_c_str())?);
     }
     let with = |layers: Vec<&str>, mut rest: Vec<String>| {
         if !layers.is_empty() {

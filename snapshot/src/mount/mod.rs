@@ -1,7 +1,9 @@
 //! Mounts as data, and the few calls that turn them into mounts.
 
 mod idmap;
+pub(crate) mod images;
 mod kernel;
+mod loops;
 mod options;
 mod place;
 
@@ -31,7 +33,8 @@ pub struct Mount {
     pub source: PathBuf,
     /// Options as `mount -o` takes them: `ro`, `nosuid`, `rbind`, `lowerdir=/a:/b`.
     ///
-    /// `lowerdir+=/a` is one layer of many. `uidmap=inside:outside:count` and `gidmap=…` are ours: see [`idmapped`](Self::idmapped).
+    /// `lowerdir+=/a` is one layer of many. `lowerimage=/image:/device:/device` is ours: a layer of an overlay, below those that are
+    /// folders, that is an EROFS image, which is mounted first, with its data on the devices. `uidmap=inside:outside:count` and `gidmap=…` are ours: see [`idmapped`](Self::idmapped).
     pub options: Vec<String>,
 }
 

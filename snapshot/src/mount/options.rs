@@ -2,7 +2,7 @@ use std::io;
 
 use rustix::mount::{MountAttrFlags, MountFlags};
 
-use super::idmap::Mapping;
+use super::{idmap::Mapping, images};
 
 /// What a mount's options mean: those for the kernel's mount table apart from those for the file system.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -76,9 +76,15 @@ impl<'a> Options<'a> {
         })
     }
 
+    /// Overlayfs's layers that are images, below all others, highest first: the image, and the devices that its data is on.
+    pub(super) fn images(&self) -> impl Iterator<Item = &'a str> {
+        self.data.iter().filter(|(key, _)| *key == images::OPTION).filter_map(|(_, value)| *value)
+    }
+
     /// All but the layers, as one string for `mount`.
     pub(super) fn rest(&self) -> Vec<String> {
-        let rest = self.data.iter().filter(|(key, _)| !matches!(*key, "lowerdir" | "lowerdir+"));
+        let rest =
+            self.data.iter().filter(|(key, _)| !matches!(*key, "lowerdir" | "lowerdir+" | images::OPTION));
         rest.map(|(key, value)| value.map_or((*key).to_owned(), |value| format!("{key}={value}"))).collect()
     }
 }
