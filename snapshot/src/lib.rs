@@ -44,6 +44,8 @@ mod tree;
 
 #[cfg(feature = "btrfs")]
 pub use btrfs::Btrfs;
+#[cfg(feature = "erofs")]
+pub use erofs::{Erofs, ErofsOptions};
 pub use error::{Error, Result};
 pub use mount::Mount;
 pub use native::Native;

@@ -12,9 +12,13 @@
 //! Data begins at multiples of 4,096 bytes, where any kernel since 5.15 and any reader of the format finds it.
 
 mod data;
+mod driver;
+mod folder;
 mod format;
+mod layers;
 mod layout;
 mod paths;
+mod probe;
 mod read;
 mod settle;
 mod stack;
@@ -24,6 +28,7 @@ mod xattrs;
 use std::fs::File;
 
 pub use data::{DataError, Options, Writer};
+pub use driver::{Erofs, ErofsOptions, Form};
 pub use paths::Missing;
 pub use settle::{IMPLIED, LINK, Refused};
 pub use tree::{Data, Kind, Meta, Node, Tree};

@@ -8,9 +8,9 @@ use std::{
 };
 
 use super::{
-    Tree,
+    Meta, Tree,
     format::{
-        BLOCK, CHUNK_SIZE, Damage, ENTRY_SIZE, HOLE, INODE_SIZE, Layout, RawInode, Reader, SLOT, Super,
+        BLOCK, CHUNK_SIZE, DEVICE_SIZE, Damage, ENTRY_SIZE, HOLE, INODE_SIZE, Layout, RawInode, Reader, SLOT, Super,
         XATTR_HEAD, chunk_bits,
     },
     tree::{Content, Inode, KIND, Node, Place},
@@ -46,8 +46,8 @@ impl Opened {
         }
     }
 
-    /// Reads the tree. `device` is what its data is to be known by in the tree.
-    pub(super) fn tree(&self, path: &Path, device: u16) -> Result<Tree> {
+    /// Reads the tree.
+    pub(super) fn tree(&self, path: &Path) -> Result<Tree> {
         let start = u64::from(self.header.meta_block) * BLOCK;
         let mut bytes = vec![0; (u64::from(self.header.blocks) * BLOCK - start) as usize];
         self.file.read_exact_at(&mut bytes, start).map_err(|source| Error::Io {
@@ -55,8 +55,45 @@ impl Opened {
             path: path.to_owned(),
             source,
         })?;
-        let source = Source { meta: Reader(&bytes), header: &self.header, device };
+        let source = Source { meta: Reader(&bytes), header: &self.header };
         source.tree().map_err(|damage| damaged(path, damage))
+    }
+}
+
+impl Opened {
+    /// By which the image is known as a device of another.
+    pub(super) fn tag(&self) -> [u8; 64] {
+        let Super { uuid, blocks, meta_block, inodes, .. } = &self.header;
+        let mut tag = [0; 64];
+        tag[..16].copy_from_slice(uuid);
+        tag[16..20].copy_from_slice(&blocks.to_le_bytes());
+        tag[20..24].copy_from_slice(&meta_block.to_le_bytes());
+        tag[24..32].copy_from_slice(&inodes.to_le_bytes());
+        tag
+    }
+
+    /// The tags of the devices that its data is on.
+    pub(super) fn devices(&self, path: &Path) -> Result<Vec<[u8; 64]>> {
+        let mut tags = vec![[0; 64]; self.header.devices.into()];
+        for (number, tag) in tags.iter_mut().enumerate() {
+            let slot = (u64::from(self.header.device_slot) + number as u64) * DEVICE_SIZE;
+            self.file
+                .read_exact_at(tag, slot)
+                .map_err(|source| Error::Io { op: "read", path: path.to_owned(), source })?;
+        }
+        Ok(tags)
+    }
+
+    /// Owner, permissions and time of the root.
+    pub(super) fn root(&self, path: &Path) -> Result<Meta> {
+        let at = u64::from(self.header.meta_block) * BLOCK + u64::from(self.header.root_nid) * SLOT;
+        let mut bytes = [0; INODE_SIZE as usize];
+        self.file
+            .read_exact_at(&mut bytes, at)
+            .map_err(|source| Error::Io { op: "read", path: path.to_owned(), source })?;
+        let raw = RawInode::get(&bytes).map_err(|damage| damaged(path, damage))?;
+        let (mode, mtime) = (raw.mode & !KIND, (raw.mtime, raw.nanos));
+        Ok(Meta { mode, uid: raw.uid, gid: raw.gid, mtime, xattrs: Default::default() })
     }
 }
 
@@ -68,7 +105,6 @@ fn damaged(path: &Path, damage: Damage) -> Error {
 struct Source<'a> {
     meta: Reader<'a>,
     header: &'a Super,
-    device: u16,
 }
 
 impl Source<'_> {
@@ -181,7 +217,7 @@ impl Source<'_> {
         match raw.layout {
             _ if size == 0 => Ok(Content::File { size, place: Box::new(Place::Nowhere) }),
             Layout::Plain if outside(raw.place, size) => Err(Damage("the data of a file is outside of it")),
-            Layout::Plain => Ok(Content::Plain { size, device: self.device, block: raw.place }),
+            Layout::Plain => Ok(Content::Plain { size, device: 0, block: raw.place }),
             Layout::Chunks => {
                 let bits = chunk_bits(raw.place)?;
                 let count = ((size - 1) >> bits) + 1;
@@ -197,7 +233,7 @@ impl Source<'_> {
                     }
                     blocks.push(block);
                 }
-                let place = Place::Chunks { bits, device: self.device, blocks: blocks.into() };
+                let place = Place::Chunks { bits, device: 0, blocks: blocks.into() };
                 Ok(Content::File { size, place: Box::new(place) })
             }
             Layout::Inline => Err(Damage("a file is laid out as this program does not do it")),

@@ -56,6 +56,13 @@ impl Marks {
 }
 
 impl Tree {
+    /// Whether the layer takes nothing from below, and hides nothing.
+    pub(super) fn is_settled(&self) -> bool {
+        let marks = Marks::of(self);
+        let root = [OPAQUE, IMPLIED].iter().any(|mark| self.marked(self.root(), mark).is_some());
+        !root && marks.implied.is_empty() && marks.links.is_empty() && marks.whiteouts.is_empty()
+    }
+
     /// Gives a layer what it takes from below, and takes the marks away. `lower` is the merged tree of the layers below; `None`
     /// for the lowest layer. Files that were copied from there keep the place of their data.
     ///
@@ -121,7 +128,7 @@ impl Tree {
             }
             // The layer has it, or an earlier link of this layer copied it.
             Some(there) => there,
-            None => self.copy(lower, found, folder, name).map_err(|reason| refused(path, reason))?,
+            None => self.copy(lower, found, (folder, name), 0).map_err(|reason| refused(path, reason))?,
         };
         let (above, name) = split(path);
         // The folder is gone where a later entry took its place.
@@ -137,7 +144,7 @@ impl Tree {
             there = lower.child(there, name).expect("the names are from there");
             path.extend_from_slice(name);
             here = match self.child(here, name) {
-                None => self.copy(lower, there, here, name).map_err(|reason| refused(entry, reason))?,
+                None => self.copy(lower, there, (here, name), 0).map_err(|reason| refused(entry, reason))?,
                 Some(child) if self.is_folder(child) => child,
                 // Where a link of the layer leads.
                 Some(_) => self.folder_at(&path).map_err(|_| {

@@ -425,6 +425,39 @@ impl Tree {
         Node(self.inodes.len() as u32 - 1)
     }
 
+    /// Says where the data of a file is.
+    pub(super) fn set_data(&mut self, node: Node, Data(data): Data) {
+        match (&mut self.inodes[node.0 as usize].content, data) {
+            (Content::Plain { device, block, .. }, Place::At { device: new, block: there }) => {
+                (*device, *block) = (new, there);
+            }
+            (content @ (Content::Plain { .. } | Content::File { .. }), place) => {
+                let (Content::Plain { size, .. } | Content::File { size, .. }) = *content else { return };
+                *content = Content::File { size, place: Box::new(place) };
+            }
+            _ => {}
+        }
+    }
+
+    /// The size of a file, the device that its data is on, and where on it each piece is, as offset in the file, block and length.
+    pub(super) fn data_of(&self, node: Node) -> Option<(u64, u16, Vec<(u64, u32, u64)>)> {
+        match &self.inode(node).content {
+            Content::Plain { size, device, block } => Some((*size, *device, vec![(0, *block, *size)])),
+            Content::File { size, place } => match &**place {
+                Place::Chunks { bits, device, blocks } => {
+                    let pieces = blocks.iter().enumerate().filter(|(_, block)| **block != super::format::HOLE);
+                    let piece = |(at, block): (usize, &u32)| {
+                        let offset = (at as u64) << bits;
+                        (offset, *block, (*size - offset).min(1 << bits))
+                    };
+                    Some((*size, *device, pieces.map(piece).collect()))
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     pub(super) fn set_parent(&mut self, folder: Node, above: Node) {
         if let Content::Folder { parent, .. } = &mut self.inodes[folder.0 as usize].content {
             *parent = above.0;
@@ -437,15 +470,21 @@ impl Tree {
         Ok(Content::Symlink { text, length: target.len() as u32 })
     }
 
-    /// A copy of another tree's inode, for this tree. A folder is empty.
-    pub(super) fn import(&mut self, other: &Self, node: Node) -> Result<Inode, &'static str> {
+    /// A copy of another tree's inode, for this tree. A folder is empty. What is in the other's own image is on the device `own` here.
+    pub(super) fn import(&mut self, other: &Self, node: Node, own: u16) -> Result<Inode, &'static str> {
         let mut inode = other.inode(node).clone();
         inode.xattrs = self.sets.import(&other.sets, inode.xattrs);
         if let Some(target) = other.target(node) {
             inode.content = self.symlink(target)?;
         }
-        if let Content::Folder { first, .. } = &mut inode.content {
-            *first = NONE;
+        match &mut inode.content {
+            Content::Folder { first, .. } => *first = NONE,
+            Content::Plain { device, .. } if *device == 0 => *device = own,
+            Content::File { place, .. } => match &mut **place {
+                Place::Chunks { device, .. } if *device == 0 => *device = own,
+                _ => {}
+            },
+            _ => {}
         }
         Ok(inode)
     }
