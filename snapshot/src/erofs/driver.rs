@@ -111,7 +111,9 @@ impl Erofs {
         let snapshots = self.folders.root().path().join("snapshots");
         match mounts {
             [Mount { fstype, source, .. }]
-                if fstype == "bind" && source.ends_with("fs") && source.ancestors().nth(2) == Some(&snapshots) =>
+                if fstype == "bind"
+                    && source.ends_with("fs")
+                    && source.ancestors().nth(2) == Some(&snapshots) =>
             {
                 Ok(source.with_file_name(LAYER))
             }
@@ -169,7 +171,9 @@ impl Erofs {
             return Ok(vec![read_only(&[], &lower)]);
         }
         let folder = self.folders.folder(row.id);
-        let place = |name: &str| format!("{name}={}", folder.join(if name == "upperdir" { "fs" } else { "work" }).display());
+        let place = |name: &str| {
+            format!("{name}={}", folder.join(if name == "upperdir" { "fs" } else { "work" }).display())
+        };
         let mut options = vec!["rw".to_owned()];
         options.extend(lower.iter().map(|image| format!("lowerimage={image}")));
         options.extend([place("upperdir"), place("workdir"), "index=off".to_owned()]);
@@ -193,7 +197,9 @@ impl Erofs {
     /// Writes the merged tree of some layers, unless it is there.
     fn merge(&self, images: &[PathBuf], merged: &Path) -> Result<()> {
         let tags = Layers::tags(images)?;
-        if merged.exists() && Opened::open(merged).and_then(|there| there.devices(merged)).is_ok_and(|there| there == tags) {
+        if merged.exists()
+            && Opened::open(merged).and_then(|there| there.devices(merged)).is_ok_and(|there| there == tags)
+        {
             return Ok(());
         }
         // Several may do so at once; each has a file of its own, and all write the same.

@@ -11,13 +11,15 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, CWD, FileType, Mode, OFlags, SeekFrom as To, Stat, fstat, lgetxattr, llistxattr, major, minor, openat,
-        readlinkat, seek, statat,
+        AtFlags, CWD, FileType, Mode, OFlags, SeekFrom as To, Stat, fstat, lgetxattr, llistxattr, major,
+        minor, openat, readlinkat, seek, statat,
     },
     io::Errno,
 };
 
-use super::{Image, Kind, Meta, Node, Options, Tree, Writer, data::DataError, tree::OPAQUE, xattrs::XattrSet};
+use super::{
+    Image, Kind, Meta, Node, Options, Tree, Writer, data::DataError, tree::OPAQUE, xattrs::XattrSet,
+};
 use crate::{
     Error, Result,
     folders::io,
@@ -33,7 +35,8 @@ pub(super) fn pack(folder: &Path, image: &Path) -> Result<Image> {
     let writer = file.and_then(Writer::new).map_err(|source| io("write", image, source))?;
     let top = open_folder(CWD, folder).map_err(|err| io("open", folder, err.into()))?;
     let mut packer = Packer { tree: Tree::new(), writer, files: HashMap::new(), value: vec![0; XATTRS] };
-    let done = packer.run(top).and_then(|()| Ok(packer.writer.finish(&mut packer.tree, &Options::default())?));
+    let done =
+        packer.run(top).and_then(|()| Ok(packer.writer.finish(&mut packer.tree, &Options::default())?));
     done.map_err(|failure| match failure {
         Failure::Data(DataError::Write(source)) => io("write", image, source),
         Failure::Data(DataError::Read(source)) => io("read a file of", folder, source),

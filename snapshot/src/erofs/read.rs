@@ -10,8 +10,8 @@ use std::{
 use super::{
     Meta, Tree,
     format::{
-        BLOCK, CHUNK_SIZE, DEVICE_SIZE, Damage, ENTRY_SIZE, HOLE, INODE_SIZE, Layout, RawInode, Reader, SLOT, Super,
-        XATTR_HEAD, chunk_bits,
+        BLOCK, CHUNK_SIZE, DEVICE_SIZE, Damage, ENTRY_SIZE, HOLE, INODE_SIZE, Layout, RawInode, Reader, SLOT,
+        Super, XATTR_HEAD, chunk_bits,
     },
     tree::{Content, Inode, KIND, Node, Place},
 };
@@ -77,9 +77,11 @@ impl Opened {
         let mut tags = vec![[0; 64]; self.header.devices.into()];
         for (number, tag) in tags.iter_mut().enumerate() {
             let slot = (u64::from(self.header.device_slot) + number as u64) * DEVICE_SIZE;
-            self.file
-                .read_exact_at(tag, slot)
-                .map_err(|source| Error::Io { op: "read", path: path.to_owned(), source })?;
+            self.file.read_exact_at(tag, slot).map_err(|source| Error::Io {
+                op: "read",
+                path: path.to_owned(),
+                source,
+            })?;
         }
         Ok(tags)
     }
@@ -88,9 +90,11 @@ impl Opened {
     pub(super) fn root(&self, path: &Path) -> Result<Meta> {
         let at = u64::from(self.header.meta_block) * BLOCK + u64::from(self.header.root_nid) * SLOT;
         let mut bytes = [0; INODE_SIZE as usize];
-        self.file
-            .read_exact_at(&mut bytes, at)
-            .map_err(|source| Error::Io { op: "read", path: path.to_owned(), source })?;
+        self.file.read_exact_at(&mut bytes, at).map_err(|source| Error::Io {
+            op: "read",
+            path: path.to_owned(),
+            source,
+        })?;
         let raw = RawInode::get(&bytes).map_err(|damage| damaged(path, damage))?;
         let (mode, mtime) = (raw.mode & !KIND, (raw.mtime, raw.nanos));
         Ok(Meta { mode, uid: raw.uid, gid: raw.gid, mtime, xattrs: Default::default() })

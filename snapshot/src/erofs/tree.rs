@@ -445,7 +445,8 @@ impl Tree {
             Content::Plain { size, device, block } => Some((*size, *device, vec![(0, *block, *size)])),
             Content::File { size, place } => match &**place {
                 Place::Chunks { bits, device, blocks } => {
-                    let pieces = blocks.iter().enumerate().filter(|(_, block)| **block != super::format::HOLE);
+                    let pieces =
+                        blocks.iter().enumerate().filter(|(_, block)| **block != super::format::HOLE);
                     let piece = |(at, block): (usize, &u32)| {
                         let offset = (at as u64) << bits;
                         (offset, *block, (*size - offset).min(1 << bits))
