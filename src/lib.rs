@@ -16,6 +16,7 @@
 mod attempt;
 mod bundle;
 mod collect;
+mod driver;
 mod error;
 mod export;
 mod import;
@@ -27,6 +28,7 @@ mod unpack;
 mod usage;
 mod windlass;
 
+pub use driver::Driver;
 pub use error::{Error, Result};
 pub use import::ImportOptions;
 pub use pull::{Platforms, PullOptions, Pulled, Retain};

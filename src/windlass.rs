@@ -10,7 +10,7 @@ use windlass_images::Image;
 use windlass_remotes::{Registry, Resolver};
 use windlass_snapshot::{Durability, Snapshotter};
 
-use crate::{Error, Platforms, Result};
+use crate::{Driver, Error, Platforms, Result};
 
 /// One folder with content, images and snapshots, and the way to the registries.
 ///
@@ -37,6 +37,7 @@ struct Inner {
     store: LocalStore,
     images: windlass_images::Store,
     durability: Durability,
+    driver: Driver,
     /// Opened when it is first needed: listing content needs no right to mount.
     snapshotter: OnceLock<Arc<dyn Snapshotter>>,
     resolver: Arc<dyn Resolver>,
@@ -87,7 +88,7 @@ impl Windlass {
         if let Some(open) = self.inner.snapshotter.get() {
             return Ok(open.clone());
         }
-        let opened = open_driver(&self.inner.root.join("snapshots"), self.inner.durability)?;
+        let opened = self.inner.driver.open(&self.snapshots(), self.inner.durability)?;
         Ok(self.inner.snapshotter.get_or_init(|| opened).clone())
     }
 
@@ -115,7 +116,11 @@ impl Windlass {
 
     /// Whether there may be snapshots: whoever only fetches has none, and no right to mount.
     pub(crate) fn has_snapshots(&self) -> bool {
-        self.inner.snapshotter.get().is_some() || self.inner.root.join("snapshots").join(DRIVER).exists()
+        self.inner.snapshotter.get().is_some() || self.inner.driver.has_been_used(&self.snapshots())
+    }
+
+    fn snapshots(&self) -> PathBuf {
+        self.inner.root.join("snapshots")
     }
 
     pub(crate) fn concurrency(&self) -> NonZeroUsize {
@@ -123,23 +128,11 @@ impl Windlass {
     }
 }
 
-/// The driver that is used if the caller brings no other.
-const DRIVER: &str = if cfg!(feature = "overlay") { "overlay" } else { "native" };
-
-#[cfg(feature = "overlay")]
-fn open_driver(snapshots: &Path, durability: Durability) -> Result<Arc<dyn Snapshotter>> {
-    Ok(Arc::new(windlass_snapshot::Overlay::open(&snapshots.join(DRIVER), durability)?))
-}
-
-#[cfg(not(feature = "overlay"))]
-fn open_driver(snapshots: &Path, durability: Durability) -> Result<Arc<dyn Snapshotter>> {
-    Ok(Arc::new(windlass_snapshot::Native::open(&snapshots.join(DRIVER), durability)?))
-}
-
 /// Settings of a [`Windlass`].
 #[derive(Clone, Debug)]
 pub struct Builder {
     durability: Durability,
+    driver: Driver,
     resolver: Option<Arc<dyn Resolver>>,
     snapshotter: Option<Arc<dyn Snapshotter>>,
     concurrency: NonZeroUsize,
@@ -149,6 +142,7 @@ impl Default for Builder {
     fn default() -> Self {
         Self {
             durability: Durability::default(),
+            driver: Driver::default(),
             resolver: None,
             snapshotter: None,
             concurrency: NonZeroUsize::new(6).expect("six is not zero"),
@@ -167,7 +161,12 @@ impl Builder {
         Self { resolver: Some(Arc::new(resolver)), ..self }
     }
 
-    /// Where layers are unpacked. The overlay driver below `<root>/snapshots` if not set.
+    /// Which driver unpacks layers below `<root>/snapshots`. [`Driver::Auto`] if not set.
+    pub fn driver(self, driver: Driver) -> Self {
+        Self { driver, ..self }
+    }
+
+    /// Where layers are unpacked, whatever [`driver`](Self::driver) says. Below `<root>/snapshots` if not set.
     pub fn snapshotter(self, snapshotter: impl Snapshotter + 'static) -> Self {
         Self { snapshotter: Some(Arc::new(snapshotter)), ..self }
     }
@@ -209,6 +208,7 @@ impl Builder {
                 store,
                 images,
                 durability: self.durability,
+                driver: self.driver,
                 snapshotter,
                 resolver,
                 concurrency: self.concurrency,

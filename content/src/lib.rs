@@ -17,6 +17,7 @@ pub mod hash;
 mod ingester;
 mod labels;
 mod local;
+pub mod lock;
 mod provider;
 mod store;
 #[cfg(feature = "testsuite")]

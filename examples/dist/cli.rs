@@ -79,9 +79,9 @@ pub(crate) enum LocalCommand {
         #[arg(long)]
         quarantine: bool,
     },
-    /// Remove what no image, lease or container needs: blobs, and snapshots of the driver that `--snapshotter` names.
+    /// Remove what no image, lease or container needs: blobs, and snapshots of the kind that `--snapshotter` names.
     Gc(GcArgs),
-    /// Say what takes the space: blobs, and snapshots of the driver that `--snapshotter` names.
+    /// Say what takes the space: blobs, and snapshots of the kind that `--snapshotter` names.
     Du {
         /// One JSON object per line.
         #[arg(long)]

@@ -4,9 +4,8 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use clap::Args;
 use windlass::{
-    Windlass,
+    Driver, Windlass,
     remotes::{ParallelFetch, Registry, credentials::AuthFiles, hosts::HostsDir},
-    snapshot::Native,
 };
 
 /// What all commands have in common.
@@ -45,15 +44,35 @@ pub(crate) struct Settings {
     #[arg(long, global = true, value_name = "N", default_value = "1")]
     connections: NonZeroUsize,
 
-    /// How layers are kept: as overlayfs layers, or as whole copies.
-    #[arg(long, global = true, value_enum, default_value_t = Driver::Overlay)]
-    snapshotter: Driver,
+    /// How unpacked layers are kept.
+    #[arg(long, global = true, value_enum, default_value_t = Snapshotter::Auto)]
+    snapshotter: Snapshotter,
+
+    /// Wait for the disk before anything is listed, or let a power cut damage what was pulled last.
+    #[arg(long, global = true, value_enum, default_value_t = Durability::Safe)]
+    durability: Durability,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Driver {
+enum Snapshotter {
+    /// As what is here already is kept; else the best way that works.
+    Auto,
+    /// As overlayfs layers.
+    #[cfg(feature = "overlay")]
     Overlay,
+    /// As snapshots of btrfs.
+    #[cfg(feature = "btrfs")]
+    Btrfs,
+    /// As whole copies.
     Native,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Durability {
+    /// What is listed survives a power cut.
+    Safe,
+    /// It does not; pulls are faster.
+    Fast,
 }
 
 impl Settings {
@@ -64,17 +83,20 @@ impl Settings {
             None => default_root()?,
         };
         let registry = self.registry()?;
-        let driver = self.snapshotter;
-        let open = move || {
-            let builder = Windlass::builder().resolver(registry);
-            let builder = match driver {
-                Driver::Overlay => builder,
-                Driver::Native => {
-                    builder.snapshotter(Native::open(&root.join("snapshots/native"), Default::default())?)
-                }
-            };
-            anyhow::Ok(builder.open(root)?)
+        let driver = match self.snapshotter {
+            Snapshotter::Auto => Driver::Auto,
+            #[cfg(feature = "overlay")]
+            Snapshotter::Overlay => Driver::Overlay,
+            #[cfg(feature = "btrfs")]
+            Snapshotter::Btrfs => Driver::Btrfs,
+            Snapshotter::Native => Driver::Native,
         };
+        let durability = match self.durability {
+            Durability::Safe => windlass::snapshot::Durability::Safe,
+            Durability::Fast => windlass::snapshot::Durability::Fast,
+        };
+        let builder = Windlass::builder().resolver(registry).driver(driver).durability(durability);
+        let open = move || anyhow::Ok(builder.open(root)?);
         tokio::task::spawn_blocking(open).await?
     }
 

@@ -4,13 +4,12 @@
 //! the file `gc.next` to wait for `gc.lock`, and whoever is waiting has the former.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
-    io,
+    fs::{File, OpenOptions},
     path::{Path, PathBuf},
-    thread,
 };
 
-use tokio::{sync::oneshot, task::spawn_blocking};
+use tokio::task::spawn_blocking;
+use windlass_content::lock::{Patience, flock, patiently};
 
 use crate::{Error, Result};
 
@@ -58,52 +57,19 @@ pub(crate) async fn try_collecting(folder: &Path) -> Result<Option<File>> {
     blocking(move || lock(&path, Patience::None)).await
 }
 
-/// What to do about a lock that somebody else has.
-#[derive(Clone, Copy)]
-enum Patience {
-    None,
-    Endless,
-}
-
-/// Tries once at no cost, and then on a thread of its own.
+/// Waits on a thread that nobody else needs.
 async fn waiting<T: Send + 'static>(
     attempt: impl Fn(Patience) -> Result<Option<T>> + Clone + Send + 'static,
 ) -> Result<T> {
-    let first = attempt.clone();
-    if let Some(locked) = blocking(move || first(Patience::None)).await? {
-        return Ok(locked);
-    }
-    let (sender, receiver) = oneshot::channel();
-    // Whoever asked may have gone meanwhile; then the lock goes with the message.
-    let wait = move || drop(sender.send(attempt(Patience::Endless)));
-    thread::Builder::new().name("windlass-lock".into()).spawn(wait).map_err(|source| Error::Io {
-        op: "start a thread that waits for",
-        path: PathBuf::from("gc.lock"),
-        source,
-    })?;
-    let locked = receiver.await.expect("the thread always answers")?;
-    Ok(locked.expect("who waits without end gets the lock"))
+    let no_thread =
+        |source| Error::Io { op: "start a thread that waits for", path: PathBuf::from("gc.lock"), source };
+    patiently(attempt, no_thread).await
 }
 
 fn lock(path: &Path, patience: Patience) -> Result<Option<File>> {
     let failed = |source| Error::Io { op: "lock", path: path.to_owned(), source };
     let file = OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
-    loop {
-        let locked = match patience {
-            Patience::Endless => file.lock(),
-            Patience::None => match file.try_lock() {
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) => Err(error),
-                Ok(()) => Ok(()),
-            },
-        };
-        match locked {
-            Ok(()) => return Ok(Some(file)),
-            // A signal came to this thread; the wait is not over.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(source) => return Err(failed(source)),
-        }
-    }
+    Ok(flock(&file, patience).map_err(failed)?.then_some(file))
 }
 
 /// Runs disk work off the runtime's workers.

@@ -23,6 +23,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Folders {
     root: Root,
+    lock_file: PathBuf,
     durability: Durability,
     files: Files,
     pub(crate) metadata: Metadata,
@@ -51,7 +52,13 @@ impl Folders {
         let snapshots = root.path().join("snapshots");
         Root::open(&snapshots)?;
         let metadata = Metadata::open(&root.path().join("metadata.db"))?;
-        Ok(Self { root, durability, files, metadata })
+        let lock_file = root.path().join("unpack.lock");
+        Ok(Self { root, lock_file, durability, files, metadata })
+    }
+
+    /// Where those who unpack lock what they are making.
+    pub(crate) fn lock_file(&self) -> &Path {
+        &self.lock_file
     }
 
     #[cfg(feature = "erofs")]

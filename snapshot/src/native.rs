@@ -49,6 +49,10 @@ impl Snapshotter for Native {
         Capabilities::new(false, Whiteouts::Remove)
     }
 
+    fn lock_file(&self) -> &Path {
+        self.folders.lock_file()
+    }
+
     fn stat(&self, name: &str) -> Result<Option<Info>> {
         self.folders.stat(name)
     }

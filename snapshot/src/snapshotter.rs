@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, fmt, ops::ControlFlow, time::SystemTime};
+use std::{collections::BTreeMap, fmt, ops::ControlFlow, path::Path, time::SystemTime};
 
 use crate::{Mount, Result};
 
@@ -12,6 +12,10 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
 
     /// What this driver can do. Never changes during its life.
     fn capabilities(&self) -> Capabilities;
+
+    /// A file, made when it is first needed, in which those who share these snapshots lock what they are making, so that it is made
+    /// once. It is a driver's own, and as near to its snapshots as it can be: whoever sees these sees the locks.
+    fn lock_file(&self) -> &Path;
 
     /// What is known of a snapshot, active or committed. `None` if there is none of that name, or if its files are gone: a
     /// [`commit`](Self::commit) of that name then makes it, and what is on top of it, whole again.

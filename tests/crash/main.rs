@@ -8,6 +8,7 @@ mod containers;
 mod full;
 mod images;
 mod killed;
+mod once;
 mod power;
 mod random;
 mod running;

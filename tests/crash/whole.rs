@@ -99,7 +99,7 @@ pub(crate) async fn nothing_is_left(root: &Path) {
         ("content/labels/sha256", &[]),
         ("leases", &[]),
         ("snapshots", &["overlay"]),
-        ("snapshots/overlay", &["lock", "metadata.db", "snapshots"]),
+        ("snapshots/overlay", &["lock", "metadata.db", "snapshots", "unpack.lock"]),
         ("snapshots/overlay/snapshots", &[]),
     ] {
         let left: Vec<_> = names(&root.join(folder))

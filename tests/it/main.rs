@@ -3,6 +3,7 @@
 mod damage;
 mod discard;
 mod dist;
+mod drivers;
 mod images;
 mod output;
 mod portable;

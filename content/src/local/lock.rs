@@ -1,26 +1,21 @@
-//! One writer per ingest folder: an async mutex inside the process, a `flock` between processes.
+//! One writer per ingest folder: an async turn inside the process, a `flock` between processes.
 
 use std::{
-    collections::HashMap,
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, Weak},
-    thread,
-};
-
-use tokio::{
-    sync::{Mutex as AsyncMutex, OwnedMutexGuard, oneshot},
-    task::spawn_blocking,
 };
 
 use super::disk::{self, io_error};
-use crate::Result;
+use crate::{
+    Result,
+    lock::{Patience, Turn, Turns, flock, patiently},
+};
 
 /// The locks that this process holds or waits for.
 #[derive(Debug, Default)]
 pub(super) struct Locks {
-    by_folder: Mutex<HashMap<PathBuf, Weak<AsyncMutex<()>>>>,
+    turns: Turns<PathBuf>,
 }
 
 /// The right to write an ingest folder, until it is dropped. The kernel takes it back when the process dies.
@@ -29,34 +24,17 @@ pub(super) struct Lock {
     folder: PathBuf,
     /// Before the turn: whoever is next in this process finds the file unlocked.
     _file: File,
-    _turn: OwnedMutexGuard<()>,
+    _turn: Turn,
 }
 
 impl Locks {
     /// Waits for the lock of a folder, which is made if it is missing.
     pub(super) async fn take(&self, folder: &Path) -> Result<Lock> {
-        let turn = self.turn(folder).lock_owned().await;
+        let turn = self.turns.wait(folder.to_owned()).await;
         let tried = folder.to_owned();
-        let free = spawn_blocking(move || lock_folder(&tried, Patience::None))
-            .await
-            .expect("disk work neither panics nor is aborted")?;
-        let file = match free {
-            Some(file) => file,
-            None => wait_for_folder(folder).await?,
-        };
+        let attempt = move |patience| lock_folder(&tried, patience);
+        let file = patiently(attempt, io_error("start a thread that waits for", folder)).await?;
         Ok(Lock { folder: folder.to_owned(), _file: file, _turn: turn })
-    }
-
-    /// The mutex of a folder; those that nobody uses any more are forgotten.
-    fn turn(&self, folder: &Path) -> Arc<AsyncMutex<()>> {
-        let mut by_folder = self.by_folder.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(turn) = by_folder.get(folder).and_then(Weak::upgrade) {
-            return turn;
-        }
-        by_folder.retain(|_, turn| turn.strong_count() > 0);
-        let turn = Arc::new(AsyncMutex::new(()));
-        by_folder.insert(folder.to_owned(), Arc::downgrade(&turn));
-        turn
     }
 }
 
@@ -71,30 +49,6 @@ impl Lock {
     }
 }
 
-/// What to do about a folder that another process has locked.
-#[derive(Clone, Copy)]
-enum Patience {
-    None,
-    Endless,
-}
-
-/// Waits while another process has the folder.
-async fn wait_for_folder(folder: &Path) -> Result<File> {
-    let (sender, receiver) = oneshot::channel();
-    let waited = folder.to_owned();
-    // A thread of its own: the wait may be long, and must not hold up the runtime when the program ends.
-    let wait = move || {
-        // Whoever asked may have gone meanwhile; then the lock goes with the message.
-        let _ = sender.send(lock_folder(&waited, Patience::Endless));
-    };
-    thread::Builder::new()
-        .name("windlass-lock".into())
-        .spawn(wait)
-        .map_err(io_error("start a thread that waits for", folder))?;
-    let file = receiver.await.expect("the thread always answers")?;
-    Ok(file.expect("who waits without end gets the lock"))
-}
-
 /// Makes the folder and locks it; `None` if that would take patience.
 ///
 /// The folder that was locked may have been removed by its last owner meanwhile: then the lock is of no use, and
@@ -107,19 +61,8 @@ fn lock_folder(folder: &Path, patience: Patience) -> Result<Option<File>> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(source) => return Err(io_error("open", folder)(source)),
         };
-        let locked = match patience {
-            Patience::Endless => file.lock(),
-            Patience::None => match file.try_lock() {
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) => Err(error),
-                Ok(()) => Ok(()),
-            },
-        };
-        match locked {
-            Ok(()) => {}
-            // A signal came to this thread; the wait is not over.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(source) => return Err(io_error("lock", folder)(source)),
+        if !flock(&file, patience).map_err(io_error("lock", folder))? {
+            return Ok(None);
         }
         if is_at(&file, folder)? {
             return Ok(Some(file));

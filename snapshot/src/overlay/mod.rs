@@ -125,6 +125,10 @@ impl Snapshotter for Overlay {
         Capabilities::new(true, self.style.attributes.whiteouts()).stacked(deep::AT_ONCE)
     }
 
+    fn lock_file(&self) -> &Path {
+        self.folders.lock_file()
+    }
+
     fn stat(&self, name: &str) -> Result<Option<Info>> {
         self.folders.stat(name)
     }
