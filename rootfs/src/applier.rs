@@ -1,7 +1,11 @@
 use std::{
     fmt,
-    io::{self, Read},
-    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    io::{self, BufRead, Read},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
     thread,
 };
 
@@ -14,7 +18,7 @@ use windlass_snapshot::{Mount, Whiteouts, mount::open_tree};
 use crate::{
     Error, Result,
     apply::{self, Applied},
-    compression::decompress,
+    compression::{Expansion, decompress},
 };
 
 /// How much is inflated at once, in bytes, and how many such pieces may wait to be applied.
@@ -55,24 +59,25 @@ impl fmt::Debug for LayerStream {
 /// Applies tar layers to folders: one thread inflates, another hashes and writes.
 #[derive(Clone, Debug, Default)]
 pub struct TarApplier {
-    limits: apply::Limits,
+    options: apply::Options,
 }
 
 impl TarApplier {
-    /// An applier that refuses layers which hold more than this.
-    pub fn new(limits: apply::Limits) -> Self {
-        Self { limits }
+    /// An applier with these options. How it writes whiteouts is said with each layer.
+    pub fn new(options: apply::Options) -> Self {
+        Self { options }
     }
 }
 
 #[async_trait]
 impl Applier for TarApplier {
     async fn apply(&self, layer: LayerStream, mounts: &[Mount], whiteouts: Whiteouts) -> Result<Applied> {
-        let options = apply::Options::default().whiteouts(whiteouts).limits(self.limits.clone());
+        let options = self.options.clone().whiteouts(whiteouts);
+        let limits = options.limits.clone();
         let mounts = mounts.to_vec();
         let (pieces, received) = sync_channel(PIECES);
         let (answer, applied) = oneshot::channel();
-        spawn("windlass-inflate", move || inflate(layer, &pieces))?;
+        spawn("windlass-inflate", move || inflate(layer, &limits, &pieces))?;
         spawn("windlass-apply", move || {
             let work = || apply::apply(PieceReader::new(received, &answer), &open_tree(&mounts)?, &options);
             let result = work();
@@ -89,10 +94,13 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
 }
 
 /// Sends the plain bytes in pieces, until there are no more or nobody wants them.
-fn inflate(layer: LayerStream, pieces: &SyncSender<io::Result<Vec<u8>>>) {
+fn inflate(layer: LayerStream, limits: &apply::Limits, pieces: &SyncSender<io::Result<Vec<u8>>>) {
     let LayerStream { descriptor, blob, progress } = layer;
-    let counted = CountingReader { inner: blob, read: 0, reported: 0, descriptor, progress };
-    let mut plain = match decompress(counted) {
+    let media_type = descriptor.media_type().clone();
+    let compressed = Arc::new(AtomicU64::new(0));
+    let counted = CountingReader { inner: blob, read: compressed.clone(), reported: 0, descriptor, progress };
+    let mut expansion = Expansion::new(limits);
+    let mut plain = match decompress(counted, &media_type, limits) {
         Ok(plain) => plain,
         Err(error) => {
             let _ = pieces.send(Err(error));
@@ -101,7 +109,11 @@ fn inflate(layer: LayerStream, pieces: &SyncSender<io::Result<Vec<u8>>>) {
     };
     loop {
         let mut piece = Vec::with_capacity(PIECE);
-        let answer = match plain.by_ref().take(PIECE as u64).read_to_end(&mut piece) {
+        let read = plain.by_ref().take(PIECE as u64).read_to_end(&mut piece);
+        let answer = match read.and_then(|read| {
+            expansion.count(read, compressed.load(Ordering::Relaxed))?;
+            Ok(read)
+        }) {
             Ok(0) => return,
             Ok(_) => Ok(piece),
             Err(error) => Err(error),
@@ -127,28 +139,37 @@ impl<'a> PieceReader<'a> {
     }
 }
 
-impl Read for PieceReader<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let read = self.piece.read(buf)?;
-            if read > 0 || buf.is_empty() {
-                return Ok(read);
-            }
+impl BufRead for PieceReader<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.piece.fill_buf()?.is_empty() {
             if self.caller.is_closed() {
                 return Err(io::Error::other("the unpack was cancelled"));
             }
             match self.pieces.recv() {
                 Ok(piece) => self.piece = io::Cursor::new(piece?),
-                Err(_) => return Ok(0),
+                Err(_) => break,
             }
         }
+        self.piece.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.piece.consume(amount);
+    }
+}
+
+impl Read for PieceReader<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(buf)?;
+        self.consume(read);
+        Ok(read)
     }
 }
 
 /// Reports how much of a blob was read.
 struct CountingReader {
     inner: Box<dyn Read + Send>,
-    read: u64,
+    read: Arc<AtomicU64>,
     reported: u64,
     descriptor: Descriptor,
     progress: Progress,
@@ -157,10 +178,10 @@ struct CountingReader {
 impl Read for CountingReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buf)?;
-        self.read += read as u64;
-        if self.read - self.reported >= REPORT {
-            self.reported = self.read;
-            self.progress.send(Event::Unpacking { descriptor: self.descriptor.clone(), offset: self.read });
+        let offset = self.read.fetch_add(read as u64, Ordering::Relaxed) + read as u64;
+        if offset - self.reported >= REPORT {
+            self.reported = offset;
+            self.progress.send(Event::Unpacking { descriptor: self.descriptor.clone(), offset });
         }
         Ok(read)
     }

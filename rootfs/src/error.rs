@@ -1,4 +1,7 @@
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use oci_spec::image::Digest;
 
@@ -69,8 +72,10 @@ pub enum Error {
     },
 
     /// The bytes are not a tar archive, or cannot be read or decompressed.
-    #[error("the layer is not a readable tar archive")]
+    #[error("the layer is not a readable tar archive{}", after(entry))]
     Tar {
+        /// The last entry that was read; empty if there was none.
+        entry: PathBuf,
         /// What was found.
         source: io::Error,
     },
@@ -85,4 +90,8 @@ pub enum Error {
         /// What the system answered.
         source: io::Error,
     },
+}
+
+fn after(entry: &Path) -> String {
+    if entry.as_os_str().is_empty() { String::new() } else { format!(", at or after its entry {entry:?}") }
 }

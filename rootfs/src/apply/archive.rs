@@ -2,9 +2,9 @@
 
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
-    io::{self, Read},
-    path::PathBuf,
+    io::{self, BufRead, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use tar::{EntryType, Header};
@@ -12,11 +12,11 @@ use tar::{EntryType, Header};
 use super::{
     Limits,
     entry::os_str,
+    pax::{Records, Values, decimal, malformed, natural, number},
     refused,
     sparse::{self, Sparse},
-    tar_error,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, apply::limits::OverLimit};
 
 /// The unit of a tar archive, in bytes.
 pub(super) const BLOCK: usize = 512;
@@ -25,15 +25,14 @@ pub(super) const BLOCK: usize = 512;
 pub(super) struct Archive<R> {
     inner: R,
     /// What global PAX headers say of all members that follow.
-    globals: Records,
+    globals: Arc<Values>,
     /// How much of the member's data was not read yet, and how much fills its last block.
     left: u64,
     padding: u64,
     limit: u64,
+    /// The last member's path: what goes wrong goes wrong there.
+    entry: PathBuf,
 }
-
-/// What PAX records say.
-pub(super) type Records = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// A file, folder, link or device of an archive.
 pub(super) struct Member {
@@ -48,50 +47,52 @@ pub(super) struct Member {
     pub(super) records: Records,
 }
 
-impl<R: Read> Archive<R> {
+impl<R: BufRead> Archive<R> {
     pub(super) fn new(inner: R, limits: &Limits) -> Self {
-        Self { inner, globals: Records::new(), left: 0, padding: 0, limit: limits.headers }
+        let (globals, entry) = (Arc::default(), PathBuf::new());
+        Self { inner, globals, left: 0, padding: 0, limit: limits.headers, entry }
     }
 
     /// The next member, or `None` at the end of the archive. Skips what was not read of the last one.
     pub(super) fn next(&mut self) -> Result<Option<Member>> {
-        self.skip().map_err(tar_error)?;
+        self.skip().map_err(|error| self.failed(error))?;
         let mut locals = Vec::new();
         let (mut path, mut link) = (None, None);
         let mut size_of_headers = 0;
         loop {
-            let Some(header) = self.header().map_err(tar_error)? else {
+            let Some(header) = self.header().map_err(|error| self.failed(error))? else {
                 let whole = size_of_headers == 0;
-                return whole
-                    .then_some(None)
-                    .ok_or_else(|| malformed("it ends before the member that it announces"));
+                let cut = || self.failed(malformed("it ends before the member that it announces"));
+                return whole.then_some(None).ok_or_else(cut);
             };
             let kind = header.entry_type();
-            let text = match kind {
+            let is_extension = matches!(
+                kind,
                 EntryType::XHeader
-                | EntryType::XGlobalHeader
-                | EntryType::GNULongName
-                | EntryType::GNULongLink => {
-                    let size = number(&header.as_old().size).and_then(|size| u64::try_from(size).ok());
-                    let size = size.ok_or_else(|| malformed("the size of a header is no number"))?;
-                    size_of_headers += size.saturating_add(BLOCK as u64);
-                    if size_of_headers > self.limit {
-                        let entry = PathBuf::from(os_str(&header.path_bytes()));
-                        return Err(Error::Limit { entry, what: "bytes of headers", limit: self.limit });
-                    }
-                    self.text(size).map_err(tar_error)?
-                }
-                _ => {
-                    let mut records = self.globals.clone();
-                    read_records(&locals, &mut records)?;
-                    return self.member(header, path, link, records).map(Some);
-                }
-            };
+                    | EntryType::XGlobalHeader
+                    | EntryType::GNULongName
+                    | EntryType::GNULongLink
+            );
+            if !is_extension {
+                let records = Records::new(self.globals.clone(), &locals);
+                let records = records.map_err(|error| self.failed_at(&header, error))?;
+                return self.member(header, path, link, records).map(Some);
+            }
+            let size = natural(&header.as_old().size);
+            let size =
+                size.ok_or_else(|| self.failed_at(&header, malformed("the size of a header is no number")))?;
+            size_of_headers = size.saturating_add(BLOCK as u64).saturating_add(size_of_headers);
+            self.check_headers(&header, size_of_headers)?;
+            let text = self.text(size).map_err(|error| self.failed(error))?;
             match kind {
                 EntryType::XHeader => locals.extend(text),
-                EntryType::XGlobalHeader => read_records(&text, &mut self.globals)?,
                 EntryType::GNULongName => path = Some(text),
-                _ => link = Some(text),
+                EntryType::GNULongLink => link = Some(text),
+                _ => {
+                    let read = Arc::make_mut(&mut self.globals).read(&text);
+                    read.map_err(|error| self.failed_at(&header, error))?;
+                    self.check_headers(&header, self.globals.bytes())?;
+                }
             }
         }
     }
@@ -115,6 +116,35 @@ impl<R: Read> Archive<R> {
         self.left
     }
 
+    /// Reads all that follows the archive's end, too.
+    pub(super) fn read_to_the_end(&mut self) -> Result<()> {
+        let ended = io::copy(&mut self.inner, &mut io::sink());
+        ended.map(drop).map_err(|error| self.failed(error))
+    }
+
+    /// The error for what a reader below has answered: a limit is exceeded at an entry.
+    pub(super) fn failed(&self, error: io::Error) -> Error {
+        match OverLimit::of(&error) {
+            Some(OverLimit { what, limit }) => Error::Limit { entry: self.entry.clone(), what, limit },
+            None => Error::Tar { entry: self.entry.clone(), source: error },
+        }
+    }
+
+    fn failed_at(&mut self, header: &Header, error: io::Error) -> Error {
+        self.entry = PathBuf::from(os_str(&header.path_bytes()));
+        self.failed(error)
+    }
+
+    fn check_headers(&self, header: &Header, size: u64) -> Result<()> {
+        match size > self.limit {
+            true => {
+                let entry = PathBuf::from(os_str(&header.path_bytes()));
+                Err(Error::Limit { entry, what: "bytes of headers", limit: self.limit })
+            }
+            false => Ok(()),
+        }
+    }
+
     fn member(
         &mut self,
         header: Header,
@@ -122,28 +152,30 @@ impl<R: Read> Archive<R> {
         link: Option<Vec<u8>>,
         records: Records,
     ) -> Result<Member> {
-        let record = |key: &[u8]| records.get(key).cloned();
+        let record = |key| records.get(key).map(<[u8]>::to_vec);
         let until_nul = |bytes: Vec<u8>| bytes.split(|byte| *byte == 0).next().unwrap_or_default().to_vec();
-        let path = record(b"GNU.sparse.name").or_else(|| record(b"path")).or(path.map(until_nul));
+        let path = record("GNU.sparse.name").or_else(|| record("path")).or(path.map(until_nul));
         let path = path.unwrap_or_else(|| header.path_bytes().into_owned());
-        let link = record(b"linkpath").or(link.map(until_nul));
+        let link = record("linkpath").or(link.map(until_nul));
         let link = link.or_else(|| header.link_name_bytes().map(Cow::into_owned)).unwrap_or_default();
+        self.entry.clear();
+        self.entry.push(os_str(&path));
+        if [&path, &link].iter().any(|name| name.contains(&0)) {
+            return Err(refused(&self.entry, "its name, or its target, has a NUL byte"));
+        }
         let kind = match header.entry_type() {
             // Before there was a type for folders.
-            EntryType::Regular if header.as_old().linkflag == [0] && path.ends_with(b"/") => {
-                EntryType::Directory
-            }
+            EntryType::Regular if path.ends_with(b"/") => EntryType::Directory,
             kind => kind,
         };
-        let entry = PathBuf::from(os_str(&path));
-        let size = match records.get(&b"size"[..]) {
+        let size = match records.get("size") {
             Some(text) => decimal(text),
-            None => number(&header.as_old().size).and_then(|size| u64::try_from(size).ok()),
+            None => natural(&header.as_old().size),
         };
-        let size = size.ok_or_else(|| refused(&entry, "its size is malformed"))?;
+        let size = size.ok_or_else(|| refused(&self.entry, "its size is malformed"))?;
         // The others are all header, whatever their size says.
         let has_data = !matches!(
-            kind,
+            header.entry_type(),
             EntryType::Link
                 | EntryType::Symlink
                 | EntryType::Char
@@ -155,9 +187,9 @@ impl<R: Read> Archive<R> {
         self.padding = self.left.wrapping_neg() % BLOCK as u64;
         let mut member = Member { header, kind, path, link, size: self.left, sparse: None, records };
         if kind.is_file() || kind.is_gnu_sparse() {
-            member.sparse = sparse::read(&member, self, self.limit).map_err(|error| match error.kind() {
-                io::ErrorKind::InvalidData => refused(&entry, error.to_string()),
-                _ => tar_error(error),
+            member.sparse = sparse::read(&member, self, self.limit).map_err(|error| {
+                let is_ours = error.kind() == io::ErrorKind::InvalidData && OverLimit::of(&error).is_none();
+                if is_ours { refused(&self.entry, error.to_string()) } else { self.failed(error) }
             })?;
         }
         Ok(member)
@@ -167,18 +199,19 @@ impl<R: Read> Archive<R> {
     fn header(&mut self) -> io::Result<Option<Header>> {
         let mut header = Header::new_old();
         let block = header.as_mut_bytes();
-        let mut filled = 0;
-        while filled < BLOCK {
-            match self.inner.read(&mut block[filled..]) {
-                Ok(0) if filled == 0 => return Ok(None),
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        match self.fill(block)? {
+            0 => return Ok(None),
+            BLOCK => {}
+            _ => return Err(io::ErrorKind::UnexpectedEof.into()),
         }
         if block.iter().all(|byte| *byte == 0) {
-            return Ok(None);
+            // Two empty blocks end an archive. Programs differ in what they make of a single one, so that it could hide
+            // from one what another sees.
+            self.fill(block)?;
+            return match block.iter().all(|byte| *byte == 0) {
+                true => Ok(None),
+                false => Err(malformed("it goes on after an empty block")),
+            };
         }
         let sum = |value: fn(u8) -> i64| {
             let counted = block[..148].iter().chain(&block[156..]);
@@ -188,8 +221,22 @@ impl<R: Read> Archive<R> {
         let sums = [sum(i64::from), sum(|byte| i64::from(byte.cast_signed()))];
         match number(&block[148..156]) {
             Some(checksum) if sums.contains(&checksum) => Ok(Some(header)),
-            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the checksum of a header is wrong")),
+            _ => Err(malformed("the checksum of a header is wrong")),
         }
+    }
+
+    /// Reads a block, or what there is of it.
+    fn fill(&mut self, block: &mut [u8; BLOCK]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < BLOCK {
+            match self.inner.read(&mut block[filled..]) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
     }
 
     /// The content of an extension header.
@@ -203,100 +250,54 @@ impl<R: Read> Archive<R> {
     }
 
     fn skip(&mut self) -> io::Result<()> {
-        io::copy(self, &mut io::sink())?;
-        let padding = std::mem::take(&mut self.padding);
-        match io::copy(&mut self.inner.by_ref().take(padding), &mut io::sink())? == padding {
-            true => Ok(()),
-            false => Err(io::ErrorKind::UnexpectedEof.into()),
+        self.left += std::mem::take(&mut self.padding);
+        while self.left > 0 {
+            let there = self.fill_buf()?.len();
+            self.consume(there);
         }
+        Ok(())
     }
 }
 
-impl<R: Read> Read for Archive<R> {
+impl<R: BufRead> Read for Archive<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let wanted = buf.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let read = self.inner.read(&mut buf[..wanted])?;
-        if read == 0 && wanted > 0 {
-            let message = "it ends in the middle of a member";
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
-        }
-        self.left -= read as u64;
+        let there = self.fill_buf()?;
+        let read = there.len().min(buf.len());
+        buf[..read].copy_from_slice(&there[..read]);
+        self.consume(read);
         Ok(read)
     }
 }
 
-/// Reads a number of a header: octal digits, or base-256 with the highest bit set. No digits are zero.
-pub(super) fn number(field: &[u8]) -> Option<i64> {
-    match field {
-        [first, rest @ ..] if first & 0x80 != 0 => {
-            // Two's complement; the bit below the mark is the sign.
-            let high = i128::from(first & 0x3f) - i128::from(first & 0x40);
-            let value = rest
-                .iter()
-                .try_fold(high, |value, byte| value.checked_mul(256).map(|value| value + i128::from(*byte)));
-            i64::try_from(value?).ok()
+impl<R: BufRead> BufRead for Archive<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.left == 0 {
+            return Ok(&[]);
         }
-        _ => {
-            let start = field.iter().position(|byte| *byte != b' ').unwrap_or(field.len());
-            let digits = field[start..].split(|byte| matches!(byte, 0 | b' ')).next().unwrap_or_default();
-            digits.iter().try_fold(0_i64, |value, digit| match digit {
-                b'0'..=b'7' => value.checked_mul(8)?.checked_add(i64::from(digit - b'0')),
-                _ => None,
-            })
+        let there = self.inner.fill_buf()?;
+        if there.is_empty() {
+            let message = "it ends in the middle of a member";
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
         }
+        let wanted = there.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        Ok(&there[..wanted])
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.inner.consume(amount);
+        self.left -= amount as u64;
     }
 }
 
-/// Reads a decimal number as PAX writes it.
-pub(super) fn decimal(text: &[u8]) -> Option<u64> {
-    match text {
-        [] => None,
-        _ => text.iter().try_fold(0_u64, |value, digit| match digit {
-            b'0'..=b'9' => value.checked_mul(10)?.checked_add(u64::from(digit - b'0')),
-            _ => None,
-        }),
-    }
+/// Whether a block is the header of a tar archive, or its end.
+pub(crate) fn starts_like_tar(block: &[u8]) -> bool {
+    let mut archive = Archive::new(block, &Limits::default());
+    block.len() >= BLOCK && archive.header().is_ok()
 }
 
-/// Adds the records of a PAX header, each `length key=value\n`; a value may hold any byte, so only the length says where it ends.
-fn read_records(mut text: &[u8], records: &mut Records) -> Result<()> {
-    while !text.is_empty() {
-        let record = read_record(text).ok_or_else(|| malformed("a PAX record is malformed"))?;
-        let (key, value, rest) = record;
-        text = rest;
-        match key {
-            // The oldest sparse format repeats these; they are a map like that of the next.
-            b"GNU.sparse.offset" | b"GNU.sparse.numbytes" => {
-                let map = records.entry(b"GNU.sparse.map".to_vec()).or_default();
-                if !map.is_empty() {
-                    map.push(b',');
-                }
-                map.extend_from_slice(value);
-            }
-            // An empty value takes back what was said before. An attribute may be empty.
-            _ if value.is_empty() && !key.starts_with(b"SCHILY.xattr.") => {
-                records.remove(key);
-            }
-            _ => {
-                records.insert(key.to_vec(), value.to_vec());
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The key and value of the first record, and what follows it.
-fn read_record(text: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let space = text.iter().position(|byte| *byte == b' ')?;
-    let length = usize::try_from(decimal(&text[..space])?).ok()?;
-    let (record, rest) = text.split_at_checked(length)?;
-    let record = record.get(space + 1..)?.strip_suffix(b"\n")?;
-    let equals = record.iter().position(|byte| *byte == b'=')?;
-    Some((&record[..equals], &record[equals + 1..], rest))
-}
-
-fn malformed(what: &str) -> Error {
-    tar_error(io::Error::new(io::ErrorKind::InvalidData, what))
+/// The path of an entry whose name is too long to be shown whole.
+pub(super) fn cut(path: &[u8]) -> &Path {
+    Path::new(os_str(&path[..200.min(path.len())]))
 }
 
 #[cfg(test)]
@@ -306,40 +307,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_octal_or_binary_and_may_be_negative() {
-        for (field, value) in [
-            (&b"0000644\0"[..], Some(0o644)),
-            (b"    644 ", Some(0o644)),
-            (b"\0\0\0\0\0\0\0\0", Some(0)),
-            (b"0000008\0", None),
-            (b"\x80\0\0\0\x80\0\0\0", Some(1 << 31)),
-            (b"\xff\xff\xff\xff\xff\xff\xff\xfe", Some(-2)),
-            (b"\x80\0\0\0\0\0\0\0\0\0\x01\0", Some(256)),
-            (b"\x80\0\0\x01\0\0\0\0\0\0\0\0", None),
-        ] {
-            assert_eq!(number(field), value, "{}", field.escape_ascii());
-        }
-    }
-
-    #[test]
-    fn a_value_may_hold_what_ends_a_record() {
-        let mut records = Records::new();
-        let text = b"26 SCHILY.xattr.user.x=\n=\n12 path=a b\n";
-
-        read_records(text, &mut records).expect("it is well-formed");
-
-        assert_eq!(records[&b"SCHILY.xattr.user.x"[..]], b"\n=");
-        assert_eq!(records[&b"path"[..]], b"a b");
-    }
-
-    #[test]
-    fn what_is_no_record_is_refused() {
-        for text in ["x", "5 a=b", "6 a=bc", "4 a\n", "99999999999999999999 a=b\n", "0 a=b\n", " a=b\n"] {
-            assert!(read_records(text.as_bytes(), &mut Records::new()).is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
     fn headers_without_end_are_refused_before_they_are_read() {
         let mut header = Header::new_ustar();
         header.set_entry_type(EntryType::XHeader);
@@ -347,9 +314,25 @@ mod tests {
         header.set_cksum();
         let endless = Read::chain(&header.as_bytes()[..], io::repeat(b'1'));
 
-        let next = Archive::new(endless, &Limits::default()).next();
+        let next = Archive::new(io::BufReader::new(endless), &Limits::default()).next();
 
         assert!(matches!(next, Err(Error::Limit { what: "bytes of headers", .. })));
+    }
+
+    #[test]
+    fn only_two_empty_blocks_end_an_archive() {
+        let mut header = Header::new_ustar();
+        header.set_size(0);
+        header.set_cksum();
+        for (blocks, ends) in [(&[&[0; BLOCK][..]][..], true), (&[&[0; BLOCK], &[0; 3]], true)] {
+            let next = Archive::new(&blocks.concat()[..], &Limits::default()).next();
+            assert_eq!(next.is_ok(), ends);
+        }
+        let hidden = [&[0; BLOCK][..], header.as_bytes()].concat();
+
+        let next = Archive::new(&hidden[..], &Limits::default()).next();
+
+        assert!(matches!(next, Err(Error::Tar { .. })), "an entry follows");
     }
 
     proptest! {

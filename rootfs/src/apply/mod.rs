@@ -1,18 +1,35 @@
 //! Applies a layer: a tar stream onto a tree (image-spec, layer.md).
 //!
-//! Nothing outside the root is touched, whatever the layer says: the folder of each entry is opened with `openat2` and
-//! `RESOLVE_IN_ROOT`, and everything else is done relative to that handle, without following the last name.
+//! ```text
+//! tar ──archive, pax, sparse──▶ Member ──entry, attributes──▶ Meta ──tree──▶ folder ──settle──▶ layer on others
+//! ```
+//!
+//! Nothing outside the root is touched, whatever the layer says, and whatever another process does meanwhile: folders are
+//! opened one name after the other from handles that were got inside the root, the kernel follows no link, and everything is done
+//! relative to such a handle.
+//!
+//! Whiteouts hide the layers below and nothing of their own layer, in whatever order its entries come.
 
 mod archive;
+mod attributes;
 mod entry;
+mod ids;
 #[cfg(feature = "erofs")]
 pub mod image;
+mod limits;
+mod lower;
+mod made;
+mod pax;
+mod remove;
+mod rules;
 mod settle;
 mod sparse;
+mod thread;
 mod tree;
+mod walk;
 
 use std::{
-    io::{self, Read},
+    io::{self, BufRead, Read},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
@@ -22,10 +39,21 @@ use tar::EntryType;
 use windlass_content::hash::Hasher;
 use windlass_snapshot::Whiteouts;
 
-use self::{archive::Archive, entry::Meta, tree::Target};
+use self::{
+    archive::Archive,
+    entry::{Meta, Role},
+    rules::Rules,
+    thread::without_umask,
+    tree::Target,
+};
 use crate::{Error, Result};
 
-pub use settle::settle;
+pub(crate) use self::{archive::starts_like_tar, limits::OverLimit};
+pub use self::{
+    ids::{IdMap, IdRange, ParseIdRangeError},
+    limits::Limits,
+    settle::settle,
+};
 
 /// How a layer is applied.
 #[derive(Clone, Debug)]
@@ -35,11 +63,16 @@ pub struct Options {
     pub whiteouts: Whiteouts,
     /// How much a layer may hold.
     pub limits: Limits,
+    /// Whose the files are. The same numbers as in the layer by default.
+    pub ids: IdMap,
+    /// Leaves out, with a warning, what only root may make (devices, `security.*` attributes). An error by default.
+    pub skip_privileged: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { whiteouts: Whiteouts::Remove, limits: Limits::default() }
+        let (limits, ids) = (Limits::default(), IdMap::default());
+        Self { whiteouts: Whiteouts::Remove, limits, ids, skip_privileged: false }
     }
 }
 
@@ -53,39 +86,15 @@ impl Options {
     pub fn limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
     }
-}
 
-/// How much a layer may hold before it is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Limits {
-    /// Entries. 5,000,000 by default.
-    pub entries: u64,
-    /// Folders above each other, the entry itself counted. 512 by default.
-    pub depth: u64,
-    /// Bytes of a file, its holes counted. 1 TiB by default.
-    pub file: u64,
-    /// Bytes of the headers of an entry beside its own: PAX records, long names, the map of a sparse file. 4 MiB by default.
-    pub headers: u64,
-    /// Bytes of a path. 4,095 by default: what the kernel takes.
-    pub path: u64,
-    /// Bytes of all extended attributes of an entry together. 1 MiB by default.
-    pub xattrs: u64,
-    /// Bytes of the plain archive. 1 TiB by default.
-    pub total: u64,
-}
+    /// Sets whose the files are.
+    pub fn ids(self, ids: IdMap) -> Self {
+        Self { ids, ..self }
+    }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            entries: 5_000_000,
-            depth: 512,
-            file: 1 << 40,
-            headers: 4 << 20,
-            path: 4095,
-            xattrs: 1 << 20,
-            total: 1 << 40,
-        }
+    /// Sets whether what only root may make is left out.
+    pub fn skip_privileged(self, skip: bool) -> Self {
+        Self { skip_privileged: skip, ..self }
     }
 }
 
@@ -97,6 +106,8 @@ pub struct Applied {
     pub diff_id: Digest,
     /// How many entries it had.
     pub entries: u64,
+    /// How many of them were devices that only root may make, and were left out.
+    pub skipped: u64,
     /// What is to be taken from the layers below. Empty with [`Whiteouts::Remove`], where they were there already.
     pub pending: Pending,
 }
@@ -131,49 +142,52 @@ impl Pending {
 
 /// Applies a plain tar stream to the tree below `root`, and reads it to its end. Blocks.
 ///
+/// It is read as it is buffered, a quarter of a MiB at a time is good. The work is done on a thread of its own, on which the
+/// process's umask does not count.
+///
 /// # Errors
 ///
 /// [`Error::Tar`] if the stream is no tar archive, [`Error::Entry`] and [`Error::Limit`] if it holds what is refused, [`Error::Io`]
 /// if the system refuses. The tree is then half changed, and to be thrown away.
-pub fn apply(tar: impl Read, root: &OwnedFd, options: &Options) -> Result<Applied> {
-    let mut reader = HashingReader { inner: tar, hasher: Hasher::sha256(), left: options.limits.total };
-    let mut target = Target::new(root, options.whiteouts);
-    let mut entries = 0;
-    let mut archive = Archive::new(&mut reader, &options.limits);
-    while let Some(member) = archive.next()? {
-        entries += 1;
-        let meta = Meta::of(member, &options.limits)?;
-        if entries > options.limits.entries {
-            let limit = options.limits.entries;
-            return Err(Error::Limit { entry: meta.path, what: "entries", limit });
-        }
-        apply_entry(&mut target, meta, &mut archive)?;
-    }
-    // The DiffID is of all bytes, those after the archive's end included.
-    io::copy(&mut reader, &mut io::sink()).map_err(tar_error)?;
-    let pending = target.finish()?;
-    Ok(Applied { diff_id: reader.hasher.finish(), entries, pending })
+pub fn apply(tar: impl BufRead + Send, root: &OwnedFd, options: &Options) -> Result<Applied> {
+    let work = |own_umask| apply_here(tar, root, options, own_umask);
+    let done = without_umask(work);
+    done.map_err(|source| Error::Io { op: "start a thread to apply to", path: "/".into(), source })?
 }
 
-fn apply_entry(target: &mut Target<'_>, meta: Meta, data: &mut impl Read) -> Result<()> {
-    let Some(name) = meta.path.file_name() else {
+fn apply_here(tar: impl BufRead, root: &OwnedFd, options: &Options, own_umask: bool) -> Result<Applied> {
+    let removes = options.whiteouts == Whiteouts::Remove
+        && !tree::is_empty(root).map_err(|source| Error::Io { op: "list", path: "/".into(), source })?;
+    let mut target = Target::new(root, Rules::new(options, removes, own_umask))?;
+    let limits = &options.limits;
+    let mut reader =
+        HashingReader { inner: tar, hasher: Hasher::sha256(), hashed: 0, read: 0, limit: limits.total };
+    let mut entries = 0;
+    let mut archive = Archive::new(&mut reader, limits);
+    while let Some(member) = archive.next()? {
+        entries += 1;
+        let meta = Meta::of(member, limits)?;
+        if entries > limits.entries {
+            return Err(Error::Limit { entry: meta.path, what: "entries", limit: limits.entries });
+        }
+        apply_entry(&mut target, &meta, &mut archive)?;
+    }
+    // The DiffID is of all bytes, those after the archive's end included.
+    archive.read_to_the_end()?;
+    let skipped = target.skipped;
+    let pending = target.finish()?;
+    Ok(Applied { diff_id: reader.hasher.finish(), entries, skipped, pending })
+}
+
+fn apply_entry<R: BufRead>(target: &mut Target<'_>, meta: &Meta, data: &mut Archive<R>) -> Result<()> {
+    match &meta.role {
+        Role::Hides(path) => target.hide(path),
+        Role::HidesAllIn(folder) => target.hide_all_in(folder),
+        Role::Leftover => Ok(()),
+        Role::Entry if !meta.path.as_os_str().is_empty() => target.put(meta, data),
         // The root has an owner, a mode and times; it is never anything else than a folder.
-        return match meta.kind {
-            EntryType::Directory => target.root_folder(&meta),
-            _ => Err(refused(&meta.path, "the root is a folder, and stays one")),
-        };
-    };
-    let name = name.as_encoded_bytes();
-    let Some(hidden) = name.strip_prefix(b".wh.") else {
-        return target.put(&meta, data);
-    };
-    let folder = meta.path.parent().unwrap_or(Path::new(""));
-    match hidden {
-        b".wh..opq" => target.hide_all_in(folder),
-        // What AUFS kept for itself.
-        other if other.starts_with(b".wh.") => Ok(()),
-        b"" | b"." | b".." => Err(refused(&meta.path, "it hides nothing that has a name")),
-        other => target.hide(&folder.join(entry::os_str(other))),
+        Role::Entry if meta.kind == EntryType::Directory => target.root_folder(meta),
+        Role::Entry => Err(refused(&meta.path, "the root is a folder, and stays one")),
     }
 }
 
@@ -181,25 +195,42 @@ pub(crate) fn refused(entry: &Path, reason: impl Into<String>) -> Error {
     Error::Entry { entry: entry.to_owned(), reason: reason.into() }
 }
 
-pub(crate) fn tar_error(source: io::Error) -> Error {
-    Error::Tar { source }
-}
-
-/// Hashes what passes through.
+/// Hashes what passes through: each buffer once, while the processor has it near.
 struct HashingReader<R> {
     inner: R,
     hasher: Hasher,
-    left: u64,
+    /// How much of the buffer is hashed, and not consumed.
+    hashed: usize,
+    read: u64,
+    limit: u64,
 }
 
-impl<R: Read> Read for HashingReader<R> {
+impl<R: BufRead> BufRead for HashingReader<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let there = self.inner.fill_buf()?;
+        if let Some(new) = there.get(self.hashed..).filter(|new| !new.is_empty()) {
+            self.read += new.len() as u64;
+            if self.read > self.limit {
+                return Err(OverLimit { what: "bytes of the plain archive", limit: self.limit }.into());
+            }
+            self.hasher.update(new);
+            self.hashed = there.len();
+        }
+        Ok(there)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.inner.consume(amount);
+        self.hashed -= amount;
+    }
+}
+
+impl<R: BufRead> Read for HashingReader<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buf)?;
-        self.left = self
-            .left
-            .checked_sub(read as u64)
-            .ok_or_else(|| io::Error::other("it is larger than the limit for all plain bytes of a layer"))?;
-        self.hasher.update(&buf[..read]);
+        let there = self.fill_buf()?;
+        let read = there.len().min(buf.len());
+        buf[..read].copy_from_slice(&there[..read]);
+        self.consume(read);
         Ok(read)
     }
 }

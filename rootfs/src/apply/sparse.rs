@@ -1,8 +1,11 @@
 //! Files with holes: where in the file the data of a member belongs. GNU tar has written this in four ways.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead};
 
-use super::archive::{Archive, BLOCK, Member, decimal, number};
+use super::{
+    archive::{Archive, BLOCK, Member},
+    pax::{decimal, malformed, natural},
+};
 
 /// The map of a file with holes.
 #[derive(Debug, PartialEq, Eq)]
@@ -14,26 +17,26 @@ pub(super) struct Sparse {
 }
 
 /// Reads the map of a member, if it has one. What is malformed is an [`io::ErrorKind::InvalidData`].
-pub(super) fn read<R: Read>(
+pub(super) fn read<R: BufRead>(
     member: &Member,
     archive: &mut Archive<R>,
     limit: u64,
 ) -> io::Result<Option<Sparse>> {
-    let record = |key: &str| member.records.get(key.as_bytes());
+    let record = |key| member.records.get(key);
     let sparse = if member.kind.is_gnu_sparse() {
         old(member, archive, limit)?
     } else if let Some(major) = record("GNU.sparse.major") {
-        if (&major[..], record("GNU.sparse.minor").map(|minor| &minor[..])) != (b"1", Some(b"0")) {
+        if (major, record("GNU.sparse.minor")) != (b"1", Some(b"0")) {
             return Err(malformed("its sparse format is not known"));
         }
-        let size = record("GNU.sparse.realsize").and_then(|size| decimal(size));
+        let size = record("GNU.sparse.realsize").and_then(decimal);
         Sparse {
             pieces: leading(archive, limit)?,
             size: size.ok_or_else(|| malformed("it has no real size"))?,
         }
     } else if let Some(map) = record("GNU.sparse.map") {
         let numbers: Option<Vec<_>> = map.split(|byte| *byte == b',').map(decimal).collect();
-        let size = record("GNU.sparse.size").and_then(|size| decimal(size));
+        let size = record("GNU.sparse.size").and_then(decimal);
         let pieces = numbers.and_then(pairs).ok_or_else(|| malformed("its sparse map is malformed"))?;
         Sparse { pieces, size: size.ok_or_else(|| malformed("it has no real size"))? }
     } else {
@@ -61,7 +64,7 @@ impl Sparse {
 }
 
 /// The old GNU format: the map is in the header, and goes on in blocks after it.
-fn old<R: Read>(member: &Member, archive: &mut Archive<R>, limit: u64) -> io::Result<Sparse> {
+fn old<R: BufRead>(member: &Member, archive: &mut Archive<R>, limit: u64) -> io::Result<Sparse> {
     let header =
         member.header.as_gnu().ok_or_else(|| malformed("it is sparse in a format that cannot be"))?;
     let mut fields: Vec<([u8; 12], [u8; 12])> =
@@ -78,20 +81,19 @@ fn old<R: Read>(member: &Member, archive: &mut Archive<R>, limit: u64) -> io::Re
         fields.extend(block.sparse.iter().map(|piece| (piece.offset, piece.numbytes)));
         more = block.is_extended();
     }
-    let value = |field: &[u8]| number(field).and_then(|value| u64::try_from(value).ok());
     let pieces: Option<Vec<_>> = fields
         .iter()
         .filter(|(offset, length)| offset[0] != 0 && length[0] != 0)
-        .map(|(offset, length)| Some((value(offset)?, value(length)?)))
+        .map(|(offset, length)| Some((natural(offset)?, natural(length)?)))
         .collect();
     let (pieces, size) =
-        pieces.zip(value(&header.realsize)).ok_or_else(|| malformed("its sparse map is malformed"))?;
+        pieces.zip(natural(&header.realsize)).ok_or_else(|| malformed("its sparse map is malformed"))?;
     Ok(Sparse { pieces, size })
 }
 
 /// PAX format 1.0: the map is at the beginning of the data, in lines, and fills whole blocks.
-fn leading<R: Read>(archive: &mut Archive<R>, limit: u64) -> io::Result<Vec<(u64, u64)>> {
-    let mut numbers = Vec::new();
+fn leading<R: BufRead>(archive: &mut Archive<R>, limit: u64) -> io::Result<Vec<(u64, u64)>> {
+    let mut numbers: Vec<u64> = Vec::new();
     let mut digits = Vec::new();
     let mut read = 0;
     // The first line says how many pieces follow, of two lines each.
@@ -121,10 +123,6 @@ fn leading<R: Read>(archive: &mut Archive<R>, limit: u64) -> io::Result<Vec<(u64
 fn pairs(numbers: Vec<u64>) -> Option<Vec<(u64, u64)>> {
     let (pairs, rest) = numbers.as_chunks::<2>();
     rest.is_empty().then(|| pairs.iter().map(|[offset, length]| (*offset, *length)).collect())
-}
-
-fn malformed(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 #[cfg(test)]

@@ -1,13 +1,12 @@
-//! The tree that a layer is applied to: every change is made relative to a folder's handle that was got inside the root.
+//! Makes what a layer says in a tree. Every change is made relative to a folder's handle that was got inside the root.
 
 use std::{
-    collections::HashSet,
     ffi::OsStr,
     fs::File,
-    io::{self, Read, Seek, SeekFrom, Write},
+    io::{self, BufRead, Write},
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-        unix::ffi::OsStrExt,
+        fd::{AsFd, OwnedFd},
+        unix::fs::FileExt,
     },
     path::{Path, PathBuf},
     rc::Rc,
@@ -15,499 +14,512 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
-        chownat, fchmod, fchown, fsetxattr, fstat, futimens, linkat, lsetxattr, makedev, mkdirat, mknodat,
-        openat, openat2, statat, symlinkat, unlinkat, utimensat,
+        AtFlags, FileType, Mode, OFlags, fstat, futimens, linkat, makedev, mkdirat, mknodat, openat,
+        renameat, symlinkat, utimensat,
     },
     io::Errno,
 };
 use tar::EntryType;
-use windlass_snapshot::Whiteouts;
 
-use super::{Pending, entry::Meta, refused, tar_error};
+use super::{
+    Pending,
+    archive::Archive,
+    entry::Meta,
+    made::{Hides, Id, Last, Made, ROOT, times_of},
+    refused, remove,
+    rules::{FOLDER, Rules, at, remove_acls, remove_xattrs},
+    walk::{Place, Tree, Walked, Walker, gives},
+};
 use crate::{Error, Result};
-
-/// How much of a file is copied at once, in bytes.
-const CHUNK: usize = 256 << 10;
 
 /// A tree that a layer is being applied to.
 pub(super) struct Target<'a> {
-    root: &'a OwnedFd,
-    whiteouts: Whiteouts,
-    /// The folder of the last entry: the next one is most often in it, too.
-    last: Option<(PathBuf, Rc<OwnedFd>)>,
-    /// Every path that this layer made or went through: whiteouts do not hide these.
-    kept: HashSet<PathBuf>,
-    /// Folders' times, set last: making entries in a folder changes them.
-    times: Vec<(PathBuf, Timestamps)>,
-    /// The times of folders that were there, with their device and inode numbers.
-    kept_times: Vec<(PathBuf, Timestamps, (u64, u64))>,
-    /// The folders whose times are in `times`, or are not to be kept.
-    timed: HashSet<PathBuf>,
-    implied: Vec<PathBuf>,
-    links: Vec<(PathBuf, PathBuf)>,
-    hidden: Vec<PathBuf>,
-    opaque_root: bool,
-    root_declared: bool,
-    buffer: Vec<u8>,
+    tree: Tree<'a>,
+    here: Walker,
+    /// For the targets of hard links, which are often far away.
+    there: Walker,
+    pub(super) skipped: u64,
 }
 
 impl<'a> Target<'a> {
-    pub(super) fn new(root: &'a OwnedFd, whiteouts: Whiteouts) -> Self {
-        Self {
-            root,
-            whiteouts,
-            last: None,
-            kept: HashSet::new(),
-            times: Vec::new(),
-            kept_times: Vec::new(),
-            timed: HashSet::new(),
-            implied: Vec::new(),
-            links: Vec::new(),
-            hidden: Vec::new(),
-            opaque_root: false,
-            root_declared: false,
-            buffer: Vec::new(),
-        }
+    pub(super) fn new(root: &OwnedFd, rules: Rules<'a>) -> Result<Self> {
+        let whole = Path::new("/");
+        let root = openat(root, ".", FOLDER, Mode::empty()).map_err(at("open", whole))?;
+        let stat = fstat(&root).map_err(at("look at", whole))?;
+        let mut made = Made::new(gives(&root, stat.st_gid, stat.st_mode));
+        made.at_mut(ROOT).last = Some(Last::at(times_of(&stat)));
+        let root = Rc::new(root);
+        let (here, there) = (Walker::new(&root), Walker::new(&root));
+        Ok(Self { tree: Tree { root, rules, made }, here, there, skipped: 0 })
     }
 
     /// Sets owner, mode, attributes and times of the root.
     pub(super) fn root_folder(&mut self, meta: &Meta) -> Result<()> {
-        let root = openat(self.root, ".", FOLDER, Mode::empty()).map_err(at("open", &meta.path))?;
-        set_owner_mode_xattrs(root.as_fd(), meta)?;
-        self.root_declared = true;
-        self.timed.insert(PathBuf::new());
-        self.times.push((PathBuf::new(), meta.times()));
+        let root = self.tree.root.clone();
+        self.declare(&root, ROOT, meta)?;
+        self.tree.made.at_mut(ROOT).gives.group = meta.gid;
         Ok(())
     }
 
     /// Makes an entry, in the place of what is there.
-    pub(super) fn put(&mut self, meta: &Meta, data: &mut impl Read) -> Result<()> {
+    pub(super) fn put<R: BufRead>(&mut self, meta: &Meta, data: &mut Archive<R>) -> Result<()> {
         let path = &meta.path;
-        let folder = self.folder(parent(path))?;
+        let place = self.here.make(parent(path), &mut self.tree)?;
         let name = path.file_name().expect("the root is no entry");
         match meta.kind {
-            EntryType::Directory => self.put_folder(&folder, name, meta)?,
-            EntryType::Link => self.put_link(&folder, name, meta)?,
+            EntryType::Directory => return self.put_folder(&place, name, meta),
+            EntryType::Link => self.put_link(&place, name, meta)?,
             EntryType::Symlink => {
-                self.in_place(&folder, name, path, || symlinkat(&meta.link, &*folder, name))?;
-                set_without_following(&folder, name, meta)?;
+                self.in_place(&place, name, path, || symlinkat(&meta.link, &*place.handle, name))?;
+                let owner = self.tree.rules.owner(meta, self.tree.made.at(place.id).gives)?;
+                self.tree.rules.finish_unopened(&place.handle, name, meta, owner, None)?;
             }
-            EntryType::Char | EntryType::Block | EntryType::Fifo => {
-                if meta.kind == EntryType::Char && meta.device == (0, 0) {
-                    return Err(refused(path, "a character device 0/0 is how overlayfs hides a name"));
-                }
-                let kind = match meta.kind {
-                    EntryType::Char => FileType::CharacterDevice,
-                    EntryType::Block => FileType::BlockDevice,
-                    _ => FileType::Fifo,
-                };
-                let device = makedev(meta.device.0, meta.device.1);
-                let mode = Mode::from_raw_mode(0o600);
-                self.in_place(&folder, name, path, || mknodat(&*folder, name, kind, mode, device))?;
-                set_without_following(&folder, name, meta)?;
-            }
+            EntryType::Char | EntryType::Block | EntryType::Fifo => self.put_device(&place, name, meta)?,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                self.put_file(&folder, name, meta, data)?;
+                self.put_file(&place, name, meta, data)?;
             }
             other => {
                 return Err(refused(path, format!("its type {:?} is not known", other.as_byte() as char)));
             }
         }
-        self.keep(path);
+        if self.tree.rules.removes {
+            self.tree.made.at_mut(place.id).others.insert(name.to_owned());
+        }
+        self.tree.made.keep(place.id);
         Ok(())
     }
 
-    fn put_file(&mut self, folder: &OwnedFd, name: &OsStr, meta: &Meta, data: &mut impl Read) -> Result<()> {
+    fn put_file<R: BufRead>(
+        &mut self,
+        place: &Place,
+        name: &OsStr,
+        meta: &Meta,
+        data: &mut Archive<R>,
+    ) -> Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(0o600);
-        let file = self.in_place(folder, name, &meta.path, || openat(folder, name, flags, mode))?;
+        let made_mode = if self.tree.rules.exact_modes { meta.mode & 0o777 } else { 0o600 };
+        let mode = Mode::from_raw_mode(made_mode);
+        let file = self.in_place(place, name, &meta.path, || openat(&*place.handle, name, flags, mode))?;
         let mut file = File::from(file);
-        self.buffer.resize(CHUNK, 0);
         let failed = |source| Error::Io { op: "write", path: meta.path.clone(), source };
         let mut end = 0;
+        let is_whole = meta.content.pieces.len() == 1 && meta.content.pieces[0].0 == 0;
         for (offset, length) in &meta.content.pieces {
-            if *offset != end {
-                file.seek(SeekFrom::Start(*offset)).map_err(failed)?;
+            let (mut at, next) = (*offset, offset + length);
+            while at < next {
+                let there = data.fill_buf();
+                let there = match there {
+                    Ok(there) => there,
+                    Err(error) => return Err(data.failed(error)),
+                };
+                let some = there.len().min(usize::try_from(next - at).unwrap_or(usize::MAX));
+                match is_whole {
+                    true => file.write_all(&there[..some]).map_err(failed)?,
+                    false => file.write_all_at(&there[..some], at).map_err(failed)?,
+                }
+                data.consume(some);
+                at += some as u64;
             }
-            let mut left = *length;
-            while left > 0 {
-                let wanted = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-                let read = data.read(&mut self.buffer[..wanted]).map_err(tar_error)?;
-                file.write_all(&self.buffer[..read]).map_err(failed)?;
-                left -= read as u64;
-            }
-            end = offset + length;
+            end = next;
         }
         if end != meta.content.size {
             // It ends in a hole.
             file.set_len(meta.content.size).map_err(failed)?;
         }
-        set_owner_mode_xattrs(file.as_fd(), meta)?;
+        let gives = self.tree.made.at(place.id).gives;
+        let owner = self.tree.rules.owner(meta, gives)?;
+        let mut has = self.tree.rules.exact_modes.then_some(made_mode);
+        if gives.acl {
+            remove_acls(file.as_fd()).map_err(at("remove the inherited ACL of", &meta.path))?;
+            has = None;
+        }
+        self.tree.rules.finish(file.as_fd(), meta, owner, has)?;
         futimens(&file, &meta.times()).map_err(at("set the times of", &meta.path))
     }
 
-    fn put_folder(&mut self, folder: &OwnedFd, name: &OsStr, meta: &Meta) -> Result<()> {
-        self.make_folder(folder, name, &meta.path)?;
+    fn put_device(&mut self, place: &Place, name: &OsStr, meta: &Meta) -> Result<()> {
+        if meta.kind == EntryType::Char && meta.device == (0, 0) {
+            return Err(refused(&meta.path, "a character device 0/0 is how overlayfs hides a name"));
+        }
+        let kind = match meta.kind {
+            EntryType::Char => FileType::CharacterDevice,
+            EntryType::Block => FileType::BlockDevice,
+            _ => FileType::Fifo,
+        };
+        let device = makedev(meta.device.0, meta.device.1);
+        let gives = self.tree.made.at(place.id).gives;
+        let made_mode = meta.mode & 0o777;
+        let mode = Mode::from_raw_mode(made_mode);
         let made =
-            openat(folder, name, FOLDER | OFlags::NOFOLLOW, Mode::empty()).map_err(at("open", &meta.path))?;
-        set_owner_mode_xattrs(made.as_fd(), meta)?;
-        self.implied.retain(|implied| *implied != meta.path);
-        self.timed.insert(meta.path.clone());
-        self.times.push((meta.path.clone(), meta.times()));
+            self.in_place(place, name, &meta.path, || mknodat(&*place.handle, name, kind, mode, device));
+        match made {
+            Err(Error::Io { source, .. })
+                if meta.kind != EntryType::Fifo
+                    && Errno::from_io_error(&source)
+                        .is_some_and(|errno| self.tree.rules.skips(errno, "a device", &meta.path)) =>
+            {
+                self.skipped += 1;
+                return self.remove(place, name, &meta.path);
+            }
+            made => made?,
+        }
+        let owner = self.tree.rules.owner(meta, gives)?;
+        if gives.acl {
+            let opened = openat(&*place.handle, name, super::walk::FILE | OFlags::PATH, Mode::empty());
+            let file = opened.map_err(at("open", &meta.path))?;
+            for attribute in ["system.posix_acl_access"] {
+                match rustix::fs::removexattr(super::rules::in_proc(&file), attribute) {
+                    Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                    Err(errno) => return Err(at("remove the inherited ACL of", &meta.path)(errno)),
+                }
+            }
+        }
+        let has = (self.tree.rules.exact_modes && !gives.acl).then_some(made_mode);
+        self.tree.rules.finish_unopened(&place.handle, name, meta, owner, has)
+    }
+
+    fn put_folder(&mut self, place: &Place, name: &OsStr, meta: &Meta) -> Result<()> {
+        let path = &meta.path;
+        let known = self.tree.made.at(place.id).folders.contains_key(name);
+        let made = match known {
+            true => Err(Errno::EXIST),
+            false => mkdirat(&*place.handle, name, Mode::from_raw_mode(meta.mode & 0o777 | 0o700)),
+        };
+        let there = match made {
+            Ok(()) => None,
+            Err(Errno::EXIST) => match self.tree.enter(place, name) {
+                Ok(there) => Some(there),
+                Err(Errno::NOTDIR | Errno::LOOP) => None,
+                Err(errno) => return Err(at("open", path)(errno)),
+            },
+            Err(errno) => return Err(at("create", path)(errno)),
+        };
+        let id = match (there, made) {
+            (Some((id, handle)), _) => {
+                self.declare(&handle, id, meta)?;
+                id
+            }
+            (None, made) => self.put_new_folder(place, name, meta, made.is_ok())?,
+        };
+        self.tree.made.at_mut(id).declared = true;
+        self.tree.made.keep(id);
         Ok(())
     }
 
-    fn put_link(&mut self, folder: &OwnedFd, name: &OsStr, meta: &Meta) -> Result<()> {
-        let (path, link) = (&meta.path, &meta.link);
-        if path == link {
-            return Ok(());
+    /// Gives a folder that was made a moment ago, or is to be made in the place of something else, what an entry says.
+    fn put_new_folder(&mut self, place: &Place, name: &OsStr, meta: &Meta, is_made: bool) -> Result<Id> {
+        let path = &meta.path;
+        let id = match is_made {
+            true => self.tree.note_folder(place, name, meta.mode, path)?,
+            false => self.tree.make_folder(place, name, meta.mode, path)?,
+        };
+        let gives = self.tree.made.at(place.id).gives;
+        let owner = self.tree.rules.owner(meta, gives)?;
+        if owner.is_some() || !meta.xattrs.is_empty() {
+            let (handle, _) = self.tree.rules.open(&place.handle, name).map_err(at("open", path))?;
+            // The mode comes last.
+            self.tree.rules.finish(handle.as_fd(), meta, owner, Some(meta.mode))?;
         }
+        let default_acl = self.tree.rules.default_acl(meta)?;
+        let folder = self.tree.made.at_mut(id);
+        folder.gives.group = owner.map_or(folder.gives.group, |(_, gid)| gid.as_raw());
+        let mode = (meta.mode & 0o777 | 0o700 != meta.mode).then_some(meta.mode);
+        folder.last = Some(Last { mode, default_acl, ..Last::at(meta.times()) });
+        Ok(id)
+    }
+
+    /// Gives a folder that was there what an entry says, and nothing else.
+    fn declare(&mut self, handle: &OwnedFd, id: Id, meta: &Meta) -> Result<()> {
+        remove_xattrs(handle.as_fd()).map_err(at("remove the attributes of", &meta.path))?;
+        let rules = &self.tree.rules;
+        let owner = rules.any_owner(meta)?;
+        // The mode comes last.
+        rules.finish(handle.as_fd(), meta, owner, Some(meta.mode))?;
+        let default_acl = rules.default_acl(meta)?;
+        let folder = self.tree.made.at_mut(id);
+        folder.declared = true;
+        // It has the old mode until then; the ACL for what is made in it is gone.
+        folder.gives.acl = false;
+        folder.gives.group = owner.map_or(folder.gives.group, |(_, gid)| gid.as_raw());
+        folder.last = Some(Last { mode: Some(meta.mode), default_acl, ..Last::at(meta.times()) });
+        Ok(())
+    }
+
+    fn put_link(&mut self, place: &Place, name: &OsStr, meta: &Meta) -> Result<()> {
+        let (path, link) = (&meta.path, &meta.link);
         let Some(target) = link.file_name() else {
             return Err(refused(path, "it is a hard link to the root"));
         };
-        let from = match self.open_folder(parent(link)) {
-            Ok(from) => from,
-            Err(Errno::NOENT) if self.whiteouts != Whiteouts::Remove => {
-                return self.link_later(folder, name, meta);
+        let nowhere = || refused(path, format!("it is a hard link to {link:?}, which is in no layer below"));
+        let from = match self.there.find(parent(link), &mut self.tree)? {
+            Walked::To(from) => from,
+            Walked::Nowhere { hidden: false } if self.tree.rules.alone() => {
+                return self.link_later(place, name, path, link);
             }
-            Err(errno) => return Err(at("open the target of the hard link", path)(errno)),
+            Walked::Nowhere { .. } => return Err(nowhere()),
         };
-        match self.in_place(folder, name, path, || linkat(&from, target, folder, name, AtFlags::empty())) {
-            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => match self.whiteouts
-            {
-                Whiteouts::Overlay | Whiteouts::UserOverlay => self.link_later(folder, name, meta),
-                Whiteouts::Remove => {
-                    Err(refused(path, format!("it is a hard link to {link:?}, which is in no layer below")))
+        if from.id == place.id && target == name {
+            return Ok(());
+        }
+        let known = self.tree.made.at(from.id);
+        if known.folders.contains_key(target) {
+            return Err(refused(path, format!("it is a hard link to the folder {link:?}")));
+        }
+        if known.whiteouts.contains(target) {
+            return Err(nowhere());
+        }
+        if let Some(link) = known.links.get(target).cloned() {
+            return self.link_later(place, name, path, &link);
+        }
+        let make = |name: &OsStr| linkat(&*from.handle, target, &*place.handle, name, AtFlags::empty());
+        let answer = match make(name) {
+            Err(Errno::EXIST) => {
+                // What gives way may hold the target.
+                let aside = OsStr::new(".wh..wh.windlass");
+                let made = make(aside);
+                if made.is_ok() {
+                    self.remove(place, name, path)?;
+                    renameat(&*place.handle, aside, &*place.handle, name).map_err(at("link", path))?;
                 }
-            },
+                made
+            }
             answer => answer,
+        };
+        match answer {
+            Ok(()) => {
+                self.tree.made.at_mut(place.id).links.remove(name);
+                Ok(())
+            }
+            Err(Errno::NOENT) => match self.tree.rules.alone() && !self.tree.made.is_hidden_in(from.id) {
+                true => self.link_later(place, name, path, link),
+                false => Err(nowhere()),
+            },
+            Err(Errno::PERM | Errno::ISDIR) => {
+                Err(refused(path, format!("it is a hard link to {link:?}, which can have no other name")))
+            }
+            Err(errno) => Err(at("link", path)(errno)),
         }
     }
 
     /// The target is in a layer below, which is not here.
-    fn link_later(&mut self, folder: &OwnedFd, name: &OsStr, meta: &Meta) -> Result<()> {
-        self.remove(folder, name, &meta.path)?;
-        self.links.push((meta.path.clone(), meta.link.clone()));
+    fn link_later(&mut self, place: &Place, name: &OsStr, path: &Path, link: &Path) -> Result<()> {
+        self.remove(place, name, path)?;
+        self.tree.made.at_mut(place.id).links.insert(name.to_owned(), link.to_owned());
         Ok(())
     }
 
     /// Hides what the layers below have at a path. What this layer has there stays.
     pub(super) fn hide(&mut self, path: &Path) -> Result<()> {
-        if self.whiteouts == Whiteouts::Remove {
-            return match self.open_folder(parent(path)) {
-                Ok(folder) => {
-                    self.keep_times(&folder, parent(path))?;
-                    self.remove_lower(&folder, path)
-                }
-                // Nothing is there to be hidden.
-                Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
-                Err(errno) => Err(at("open the folder of", path)(errno)),
-            };
-        }
-        let folder = self.folder(parent(path))?;
-        self.keep(parent(path));
         let name = path.file_name().expect("a whiteout has a name");
-        match statat(&*folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                self.make_opaque(&folder, name, path)
+        if self.tree.rules.alone() {
+            return self.write_whiteout(path, name);
+        }
+        if !self.tree.rules.removes {
+            return Ok(());
+        }
+        let Walked::To(place) = self.here.find(parent(path), &mut self.tree)? else {
+            return Ok(());
+        };
+        let known = self.tree.made.at(place.id);
+        match known.folders.get(name).copied() {
+            _ if known.others.contains(name) => Ok(()),
+            Some(id) if self.tree.made.at(id).real => {
+                let (handle, had) = self.tree.rules.open(&place.handle, name).map_err(at("open", path))?;
+                remove::reset(&mut self.tree.made, id, &handle, had).map_err(at("look at", path))?;
+                self.clear(handle, id, path)
             }
-            Ok(_) => Ok(()),
-            Err(Errno::NOENT) => {
-                self.hidden.push(path.to_owned());
-                mknodat(&*folder, name, FileType::CharacterDevice, Mode::empty(), 0)
-                    .map_err(at("write the whiteout of", path))
+            _ => self.remove(&place, name, path),
+        }
+    }
+
+    fn write_whiteout(&mut self, path: &Path, name: &OsStr) -> Result<()> {
+        if let Walked::Nowhere { hidden: true } = self.here.find(parent(path), &mut self.tree)? {
+            return Ok(());
+        }
+        let place = self.here.make(parent(path), &mut self.tree)?;
+        let known = self.tree.made.at(place.id);
+        if self.tree.made.is_hidden_in(place.id) || known.links.contains_key(name) {
+            return Ok(());
+        }
+        match known.folders.get(name).copied() {
+            Some(id) if self.tree.made.at(id).real => {
+                let (handle, _) = self.tree.rules.open(&place.handle, name).map_err(at("open", path))?;
+                return self.tree.make_opaque(&handle, id, Hides::Itself, path);
             }
-            Err(errno) => Err(at("look at", path)(errno)),
+            // It was made for whiteouts alone.
+            Some(_) => self.remove(&place, name, path)?,
+            None => {}
+        }
+        match mknodat(&*place.handle, name, FileType::CharacterDevice, Mode::empty(), 0) {
+            Ok(()) => {
+                self.tree.made.at_mut(place.id).whiteouts.insert(name.to_owned());
+                Ok(())
+            }
+            // What the layer has there hides it already.
+            Err(Errno::EXIST) => Ok(()),
+            Err(errno) => Err(at("write the whiteout of", path)(errno)),
         }
     }
 
     /// Hides all that the layers below have in a folder. What this layer has there stays.
     pub(super) fn hide_all_in(&mut self, path: &Path) -> Result<()> {
-        if self.whiteouts == Whiteouts::Remove {
-            return match self.open_folder(path) {
-                Ok(folder) => {
-                    self.keep_times(&folder, path)?;
-                    self.remove_lower_children(&folder, path)
+        let found = self.here.find(path, &mut self.tree)?;
+        if !self.tree.rules.alone() {
+            return match found {
+                Walked::To(place) if self.tree.rules.removes => {
+                    let again = openat(&*place.handle, ".", FOLDER, Mode::empty());
+                    self.clear(again.map_err(at("open", path))?, place.id, path)
                 }
-                Err(Errno::NOENT | Errno::NOTDIR) => Ok(()),
-                Err(errno) => Err(at("open", path)(errno)),
+                _ => Ok(()),
             };
         }
-        let Some(name) = path.file_name() else {
-            self.opaque_root = true;
-            return Ok(());
-        };
-        self.folder(path)?;
-        self.keep(path);
-        let folder = self.folder(parent(path))?;
-        self.make_opaque(&folder, name, path)
-    }
-
-    /// Sets the folders' times, and says what is to be taken from below.
-    pub(super) fn finish(mut self) -> Result<Pending> {
-        // These first: if the layer declares such a folder later, its own times count. A link on the way is followed, but
-        // only to the folder that it led to then.
-        for (path, times, id) in std::mem::take(&mut self.kept_times) {
-            let Ok(folder) = self.open_folder(&path) else { continue };
-            let stat = fstat(&folder).map_err(at("look at", &path))?;
-            if (stat.st_dev, stat.st_ino) == id {
-                futimens(&folder, &times).map_err(at("set the times of", &path))?;
-            }
-        }
-        for (path, times) in std::mem::take(&mut self.times) {
-            match openat2(self.root, below(&path), FOLDER | OFlags::NOFOLLOW, Mode::empty(), INSIDE) {
-                Ok(folder) => futimens(&folder, &times).map_err(at("set the times of", &path))?,
-                // A later entry took its place.
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                Err(errno) => return Err(at("open", &path)(errno)),
-            }
-        }
-        let (implied, links) = match self.whiteouts {
-            Whiteouts::Overlay | Whiteouts::UserOverlay => (self.implied, self.links),
-            Whiteouts::Remove => (Vec::new(), Vec::new()),
-        };
-        let undeclared_root = !self.root_declared && self.whiteouts != Whiteouts::Remove;
-        let hidden = self.hidden;
-        let opaque = self.whiteouts.opaque();
-        Ok(Pending { implied, links, hidden, opaque, opaque_root: self.opaque_root, undeclared_root })
-    }
-
-    /// A folder's handle; what is missing of it is made.
-    fn folder(&mut self, path: &Path) -> Result<Rc<OwnedFd>> {
-        if let Some((last, folder)) = &self.last
-            && last == path
-        {
-            return Ok(folder.clone());
-        }
-        let folder = match self.open_folder(path) {
-            Ok(folder) => folder,
-            Err(Errno::NOENT | Errno::NOTDIR) => {
-                let above = self.folder(parent(path))?;
-                let name = path.file_name().expect("the root is there");
-                self.make_folder(&above, name, path)?;
-                self.implied.push(path.to_owned());
-                self.timed.insert(path.to_owned());
-                // Nobody says when it is from, unless a layer below does; the same layers give the same tree.
-                self.times.push((path.to_owned(), EPOCH));
-                self.open_folder(path).map_err(at("open", path))?
-            }
-            Err(errno) => return Err(at("open", path)(errno)),
-        };
-        self.keep_times(&folder, path)?;
-        let folder = Rc::new(folder);
-        self.last = Some((path.to_owned(), folder.clone()));
-        Ok(folder)
-    }
-
-    /// Remembers the times that a folder has before this layer changes what is in it. If the layer declares the folder, its
-    /// own times come later, and count.
-    fn keep_times(&mut self, folder: &OwnedFd, path: &Path) -> Result<()> {
-        if self.timed.insert(path.to_owned()) {
-            let stat = fstat(folder).map_err(at("look at", path))?;
-            self.kept_times.push((path.to_owned(), times_of(&stat), (stat.st_dev, stat.st_ino)));
-        }
-        Ok(())
-    }
-
-    /// Opens a folder; links on the way lead where they would lead inside the root.
-    fn open_folder(&self, path: &Path) -> Result<OwnedFd, Errno> {
-        openat2(self.root, below(path), FOLDER, Mode::empty(), INSIDE)
-    }
-
-    /// Makes a folder, unless there is one. Anything else that is there goes.
-    fn make_folder(&mut self, folder: &OwnedFd, name: &OsStr, path: &Path) -> Result<()> {
-        let make = || mkdirat(folder, name, Mode::from_raw_mode(0o755));
-        match make() {
-            Ok(()) => return self.clear_umask(folder, name, path),
-            Err(Errno::EXIST) => {}
-            Err(errno) => return Err(at("create", path)(errno)),
-        }
-        let there = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).map_err(at("look at", path))?;
-        if FileType::from_raw_mode(there.st_mode) == FileType::Directory {
+        if let Walked::Nowhere { hidden: true } = found {
             return Ok(());
         }
-        self.remove(folder, name, path)?;
-        make().map_err(at("create", path))?;
-        self.clear_umask(folder, name, path)?;
-        match self.whiteouts {
-            // What was there, a whiteout perhaps, hid what is below; so must the folder.
-            Whiteouts::Remove => Ok(()),
-            Whiteouts::Overlay | Whiteouts::UserOverlay => self.make_opaque(folder, name, path),
+        let place = self.here.make(path, &mut self.tree)?;
+        if place.id == ROOT {
+            self.tree.made.at_mut(ROOT).hides = Hides::Content;
+            return Ok(());
         }
+        self.tree.make_opaque(&place.handle, place.id, Hides::Content, path)
     }
 
-    /// Modes do not depend on the process's umask.
-    fn clear_umask(&self, folder: &OwnedFd, name: &OsStr, path: &Path) -> Result<()> {
-        rustix::fs::chmodat(folder, name, Mode::from_raw_mode(0o755), AtFlags::empty())
-            .map_err(at("set the mode of", path))
-    }
-
-    fn make_opaque(&self, folder: &OwnedFd, name: &OsStr, path: &Path) -> Result<()> {
-        let made =
-            openat(folder, name, FOLDER | OFlags::NOFOLLOW, Mode::empty()).map_err(at("open", path))?;
-        let attribute = self.whiteouts.opaque().expect("only overlays have opaque folders");
-        fsetxattr(&made, attribute, b"y", XattrFlags::empty()).map_err(at("make opaque", path))
+    fn clear(&mut self, handle: OwnedFd, id: Id, path: &Path) -> Result<()> {
+        if self.tree.made.at(id).cleared {
+            return Ok(());
+        }
+        // Folders that were only gone through go, too.
+        self.here.restart();
+        self.there.restart();
+        remove::clear(handle, id, &mut self.tree.made, &self.tree.rules).map_err(at("hide what is in", path))
     }
 
     /// Makes something whose name may be taken: then what is there goes first.
     fn in_place<T>(
         &mut self,
-        folder: &OwnedFd,
+        place: &Place,
         name: &OsStr,
         path: &Path,
         make: impl Fn() -> Result<T, Errno>,
     ) -> Result<T> {
-        match make() {
+        let answer = match make() {
             Err(Errno::EXIST) => {
-                self.remove(folder, name, path)?;
-                make().map_err(at("create", path))
+                self.remove(place, name, path)?;
+                make()
             }
-            answer => answer.map_err(at("create", path)),
+            answer => answer,
+        };
+        if answer.is_ok() && !self.tree.made.at(place.id).links.is_empty() {
+            self.tree.made.at_mut(place.id).links.remove(name);
         }
+        answer.map_err(at("create", path))
     }
 
     /// Removes whatever has a name; nothing there is fine.
-    fn remove(&mut self, folder: &OwnedFd, name: &OsStr, path: &Path) -> Result<()> {
-        match unlinkat(folder, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => return Ok(()),
-            Err(Errno::ISDIR) => {}
-            Err(errno) => return Err(at("replace", path)(errno)),
+    fn remove(&mut self, place: &Place, name: &OsStr, path: &Path) -> Result<()> {
+        if let Some(id) = self.tree.made.at(place.id).folders.get(name) {
+            self.here.forget(*id);
+            self.there.forget(*id);
         }
-        self.last = None;
-        self.implied.retain(|implied| !implied.starts_with(path));
-        self.links.retain(|(link, _)| !link.starts_with(path));
-        remove_tree(folder, name).map_err(at("replace", path))
+        self.tree.made.forget(place.id, name);
+        remove::remove(&place.handle, name, &self.tree.rules).map_err(at("replace", path))
     }
 
-    /// Removes what this layer did not make at a path. `folder` is its folder.
-    fn remove_lower(&self, folder: &OwnedFd, path: &Path) -> Result<()> {
-        let name = path.file_name().expect("the root is never removed");
-        if self.kept.contains(path) {
-            return match openat(folder, name, FOLDER | OFlags::NOFOLLOW, Mode::empty()) {
-                Ok(kept) => self.remove_lower_children(&kept, path),
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
-                Err(errno) => Err(at("open", path)(errno)),
-            };
+    /// Sets the folders' times, and says what is to be taken from below.
+    pub(super) fn finish(mut self) -> Result<Pending> {
+        let pending = match self.tree.rules.alone() {
+            true => self.pending()?,
+            false => Pending::default(),
+        };
+        // Inner folders first: the mode of an outer one may keep us out.
+        for id in self.tree.made.all().into_iter().rev() {
+            let inner: Vec<_> = self.tree.made.at(id).folders.values().copied().collect();
+            if inner.iter().all(|id| self.tree.made.at(*id).last.is_none()) {
+                continue;
+            }
+            let place = self.here.open(id, &mut self.tree)?;
+            for id in inner {
+                if let Some(last) = self.tree.made.at_mut(id).last.take() {
+                    self.set_last(&place, id, &last)?;
+                }
+            }
         }
-        match unlinkat(folder, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(Errno::ISDIR) => remove_tree(folder, name).map_err(at("remove", path)),
-            Err(errno) => Err(at("remove", path)(errno)),
+        if let Some(last) = self.tree.made.at_mut(ROOT).last.take() {
+            let root = self.tree.root.clone();
+            self.tree.rules.set_last(&root, &last, Path::new("/"))?;
         }
+        Ok(pending)
     }
 
-    fn remove_lower_children(&self, folder: &OwnedFd, path: &Path) -> Result<()> {
-        for name in names(folder).map_err(at("list", path))? {
-            self.remove_lower(folder, &path.join(&name))?;
+    fn set_last(&mut self, place: &Place, id: Id, last: &Last) -> Result<()> {
+        let name = self.tree.made.at(id).name.clone();
+        if last.mode.is_none() && last.default_acl.is_none() && !last.reset {
+            let set = utimensat(&*place.handle, &name, &last.times, AtFlags::SYMLINK_NOFOLLOW);
+            return set.map_err(|errno| at("set the times of", &self.tree.made.path(id))(errno));
+        }
+        let path = self.tree.made.path(id);
+        let (handle, _) = self.tree.rules.open(&place.handle, &name).map_err(at("open", &path))?;
+        self.tree.rules.set_last(&handle, last, &path)
+    }
+
+    /// What is to be looked up in the layers below. Takes away what was made for whiteouts where nothing is left to hide.
+    fn pending(&mut self) -> Result<Pending> {
+        let root = self.tree.made.at(ROOT);
+        let mut pending = Pending {
+            opaque: self.tree.rules.whiteouts.opaque(),
+            opaque_root: root.hides != Hides::Nothing,
+            undeclared_root: !root.declared,
+            ..Pending::default()
+        };
+        // A folder, and whether nothing of the layers below is seen in it.
+        let mut open = vec![(ROOT, root.hides != Hides::Nothing)];
+        while let Some((id, hidden)) = open.pop() {
+            let path = self.tree.made.path(id);
+            if hidden {
+                self.remove_what_only_hides(id)?;
+            }
+            let folder = self.tree.made.at(id);
+            let links = folder.links.iter().map(|(name, target)| (path.join(name), target.clone()));
+            pending.links.extend(links);
+            pending.hidden.extend(folder.whiteouts.iter().map(|name| path.join(name)));
+            for (name, inner) in &folder.folders {
+                let folder = self.tree.made.at(*inner);
+                let implied = !folder.declared && !folder.existed;
+                if implied && !hidden && folder.hides != Hides::Itself {
+                    pending.implied.push(path.join(name));
+                }
+                open.push((*inner, hidden || folder.hides != Hides::Nothing));
+            }
+        }
+        // Parents before children, and always the same.
+        pending.implied.sort_unstable();
+        pending.links.sort_unstable();
+        pending.hidden.sort_unstable();
+        Ok(pending)
+    }
+
+    fn remove_what_only_hides(&mut self, id: Id) -> Result<()> {
+        let folder = self.tree.made.at(id);
+        let only_hides = |id: &Id| !self.tree.made.at(*id).real;
+        let inner = folder.folders.iter().filter(|(_, id)| only_hides(id)).map(|(name, _)| name);
+        let names: Vec<_> = inner.chain(&folder.whiteouts).cloned().collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let place = self.here.open(id, &mut self.tree)?;
+        for name in names {
+            self.remove(&place, &name, &PathBuf::from(&name))?;
         }
         Ok(())
     }
-
-    /// Remembers that this layer has a path, and goes through the folders above it.
-    fn keep(&mut self, path: &Path) {
-        for path in path.ancestors() {
-            if !self.kept.insert(path.to_owned()) {
-                return;
-            }
-        }
-    }
-}
-
-/// The beginning of time.
-const EPOCH: Timestamps = Timestamps {
-    last_access: Timespec { tv_sec: 0, tv_nsec: 0 },
-    last_modification: Timespec { tv_sec: 0, tv_nsec: 0 },
-};
-/// How a folder is opened.
-const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-/// How a path is looked up.
-const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
-
-/// A path for a system call: the root is `.`.
-pub(super) fn below(path: &Path) -> &Path {
-    if path.as_os_str().is_empty() { Path::new(".") } else { path }
 }
 
 pub(super) fn parent(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new(""))
 }
 
-/// The times of a file, as they are set.
-pub(super) fn times_of(stat: &Stat) -> Timestamps {
-    let time = |tv_sec, nanoseconds| Timespec { tv_sec, tv_nsec: nanoseconds as i64 };
-    Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-    }
-}
-
-/// Opens a folder inside a root.
-pub(super) fn open_folder(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
-    openat2(root, below(path), FOLDER, Mode::empty(), INSIDE)
-}
-
-/// The names in a folder.
-pub(super) fn names(folder: &OwnedFd) -> Result<Vec<std::ffi::OsString>, Errno> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(folder)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(OsStr::from_bytes(name).to_owned());
-        }
-    }
-    Ok(names)
-}
-
-/// Removes a folder and all below it, without following links.
-fn remove_tree(folder: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
-    let inner = openat(folder, name, FOLDER | OFlags::NOFOLLOW, Mode::empty())?;
-    for child in names(&inner)? {
-        match unlinkat(&inner, &child, AtFlags::empty()) {
-            Err(Errno::ISDIR) => remove_tree(&inner, &child)?,
-            answer => answer?,
-        }
-    }
-    unlinkat(folder, name, AtFlags::REMOVEDIR)
-}
-
-/// In this order: a change of owner takes set-user-id bits and capabilities away.
-fn set_owner_mode_xattrs(file: BorrowedFd<'_>, meta: &Meta) -> Result<()> {
-    let (uid, gid) = owner(meta);
-    fchown(file, uid, gid).map_err(at("set the owner of", &meta.path))?;
-    fchmod(file, Mode::from_raw_mode(meta.mode)).map_err(at("set the mode of", &meta.path))?;
-    for (name, value) in &meta.xattrs {
-        fsetxattr(file, &name[..], value, XattrFlags::empty())
-            .map_err(at("set an attribute of", &meta.path))?;
-    }
-    Ok(())
-}
-
-/// As [`set_owner_mode_xattrs`], with times, for what is not opened: links, devices, fifos.
-fn set_without_following(folder: &OwnedFd, name: &OsStr, meta: &Meta) -> Result<()> {
-    let (uid, gid) = owner(meta);
-    chownat(folder, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).map_err(at("set the owner of", &meta.path))?;
-    if meta.kind != EntryType::Symlink {
-        // It was made a moment ago by us, and is no link.
-        rustix::fs::chmodat(folder, name, Mode::from_raw_mode(meta.mode), AtFlags::empty())
-            .map_err(at("set the mode of", &meta.path))?;
-    }
-    for (attribute, value) in &meta.xattrs {
-        let path = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
-        lsetxattr(path, &attribute[..], value, XattrFlags::empty())
-            .map_err(at("set an attribute of", &meta.path))?;
-    }
-    utimensat(folder, name, &meta.times(), AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(at("set the times of", &meta.path))
-}
-
-fn owner(meta: &Meta) -> (Option<Uid>, Option<Gid>) {
-    (Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))
-}
-
-/// Makes an error of what the system answered about an entry.
-pub(super) fn at(op: &'static str, path: &Path) -> impl FnOnce(Errno) -> Error {
-    let path = path.to_owned();
-    move |errno| Error::Io { op, path, source: errno.into() }
+/// Whether nothing is in a folder.
+pub(super) fn is_empty(folder: &OwnedFd) -> io::Result<bool> {
+    let folder = openat(folder, ".", FOLDER, Mode::empty())?;
+    Ok(remove::list(&folder)?.is_empty())
 }

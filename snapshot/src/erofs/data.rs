@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, BufRead},
     os::unix::fs::FileExt,
 };
 
@@ -121,7 +121,12 @@ impl Writer {
     /// # Panics
     ///
     /// If the pieces overlap, are not in order, or reach beyond `size`.
-    pub fn data(&mut self, data: &mut dyn Read, pieces: &[(u64, u64)], size: u64) -> Result<Data, DataError> {
+    pub fn data(
+        &mut self,
+        data: &mut dyn BufRead,
+        pieces: &[(u64, u64)],
+        size: u64,
+    ) -> Result<Data, DataError> {
         let pieces: Vec<_> = pieces.iter().copied().filter(|(_, length)| *length > 0).collect();
         match pieces[..] {
             [] if size == 0 => Ok(Data(Place::Nowhere)),
@@ -136,7 +141,12 @@ impl Writer {
     }
 
     /// Chunks are larger the less of a large file is there, so that their number is bounded by that of its pieces.
-    fn chunks(&mut self, data: &mut dyn Read, pieces: &[(u64, u64)], size: u64) -> Result<Place, DataError> {
+    fn chunks(
+        &mut self,
+        data: &mut dyn BufRead,
+        pieces: &[(u64, u64)],
+        size: u64,
+    ) -> Result<Place, DataError> {
         let most = if pieces.is_empty() { 1 } else { CHUNKS + 16 * pieces.len() as u64 };
         let bits =
             (BLOCK_BITS..64).find(|bits| (size - 1) >> bits < most).expect("one chunk is always enough");
@@ -178,22 +188,19 @@ impl Writer {
         self.start + self.filled as u64
     }
 
-    fn read(&mut self, data: &mut dyn Read, length: u64) -> Result<(), DataError> {
+    fn read(&mut self, data: &mut dyn BufRead, length: u64) -> Result<(), DataError> {
         let mut left = length;
         while left > 0 {
-            if self.filled == BUFFER {
-                self.flush().map_err(DataError::Write)?;
-            }
-            let room = (BUFFER - self.filled).min(usize::try_from(left).unwrap_or(usize::MAX));
-            match data.read(&mut self.buffer[self.filled..self.filled + room]) {
-                Ok(0) => return Err(DataError::Read(io::ErrorKind::UnexpectedEof.into())),
-                Ok(read) => {
-                    self.filled += read;
-                    left -= read as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            let there = match data.fill_buf() {
+                Ok([]) => return Err(DataError::Read(io::ErrorKind::UnexpectedEof.into())),
+                Ok(there) => there,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(DataError::Read(error)),
-            }
+            };
+            let some = there.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            self.put(&there[..some]).map_err(DataError::Write)?;
+            data.consume(some);
+            left -= some as u64;
         }
         Ok(())
     }

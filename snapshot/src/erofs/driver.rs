@@ -261,6 +261,10 @@ impl Snapshotter for Erofs {
         "erofs"
     }
 
+    fn lock_file(&self) -> &Path {
+        self.folders.lock_file()
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities::new(true, Whiteouts::Overlay).stacked(STACKED)
     }

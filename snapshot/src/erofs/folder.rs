@@ -28,6 +28,8 @@ use crate::{
 
 /// The kernel's limit for the list of a file's attributes, and for the value of one.
 const XATTRS: usize = 64 * 1024;
+/// How much of a file is read at once, in bytes.
+const BUFFER: usize = 128 << 10;
 
 /// Writes an image of all that is in a folder.
 pub(super) fn pack(folder: &Path, image: &Path) -> Result<Image> {
@@ -121,7 +123,8 @@ impl Packer {
                 let mut file = File::from(openat(at.here(), name, flags, Mode::empty())?);
                 let size = fstat(&file)?.st_size.cast_unsigned();
                 let pieces = pieces(&file, size)?;
-                let mut data = Pieces { pieces: &pieces, at: 0, file: &mut file };
+                let data = Pieces { pieces: &pieces, at: 0, file: &mut file };
+                let mut data = io::BufReader::with_capacity(BUFFER, data);
                 Kind::File(size, self.writer.data(&mut data, &pieces, size)?)
             }
             FileType::Symlink => {

@@ -17,6 +17,9 @@ use super::{
 };
 use crate::{Error, Result, folders::io};
 
+/// How much of a layer is read at once, in bytes.
+const BUFFER: usize = 128 << 10;
+
 /// Layers, the lowest first. The data of each is on the device of its number, from 1.
 #[derive(Debug, Default)]
 pub(super) struct Layers {
@@ -122,10 +125,11 @@ impl Layers {
         for (device, _, node) in found {
             let (size, _, pieces) = tree.data_of(node).expect("it was found");
             let from = usize::from(device) - 1;
-            let mut content = Content {
+            let content = Content {
                 file: &self.opened[from].file,
                 left: pieces.iter().map(|(_, block, length)| (u64::from(*block) * BLOCK, *length)).collect(),
             };
+            let mut content = io::BufReader::with_capacity(BUFFER, content);
             let pieces: Vec<_> = pieces.into_iter().map(|(offset, _, length)| (offset, length)).collect();
             let written = writer.data(&mut content, &pieces, size).map_err(|error| match error {
                 DataError::Read(source) => io("read", &self.paths[from], source),

@@ -29,7 +29,6 @@ use std::fs::File;
 
 pub use data::{DataError, Options, Writer};
 pub use driver::{Erofs, ErofsOptions, Form};
-pub use paths::Missing;
 pub use settle::{IMPLIED, LINK, Refused};
 pub use tree::{Data, Kind, Meta, Node, Tree};
 pub use xattrs::XattrSet;

@@ -1,78 +1,65 @@
 //! Paths inside a tree: links lead where they would lead if the tree's root were `/`.
 
-use std::borrow::Cow;
-
 use super::tree::{Node, Tree};
 
 /// How many links a path may go through: what the kernel allows.
 const LINKS: usize = 40;
 
-/// Why a path leads to no folder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Missing {
-    /// Something on the way, or the last name, is not there.
-    NotThere,
-    /// Something on the way is no folder.
-    NotFolder,
-    /// It goes through too many links.
-    Loop,
+/// Where a path leads.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Resolved {
+    /// The names on the way there, without links. Some may not be there.
+    pub(super) real: Vec<Vec<u8>>,
+    /// The folder there, if there is one.
+    pub(super) folder: Option<Node>,
 }
 
 impl Tree {
-    /// The folder that a path leads to, through links as if the tree's root were `/`.
-    ///
-    /// # Errors
-    ///
-    /// [`Missing`].
-    pub fn folder_at(&self, path: &[u8]) -> Result<Node, Missing> {
-        let mut at = self.root();
-        let mut rest = Cow::Borrowed(path);
-        let mut done = 0;
+    /// Follows a path. `None` if it goes in circles.
+    pub(super) fn resolve(&self, path: &[u8]) -> Option<Resolved> {
+        let mut rest: Vec<Vec<u8>> = names_of(path).rev().map(<[u8]>::to_vec).collect();
+        let mut real: Vec<Vec<u8>> = Vec::new();
+        let mut folder = Some(self.root());
         let mut links = 0;
-        while done < rest.len() {
-            let name = rest[done..].split(|byte| *byte == b'/').next().unwrap_or_default();
-            let after = (done + name.len() + 1).min(rest.len());
-            match name {
-                b"" | b"." => {}
-                b".." => at = self.parent(at).expect("it is a folder"),
-                name => {
-                    let child = self.child(at, name).ok_or(Missing::NotThere)?;
-                    if let Some(target) = self.target(child) {
-                        links += 1;
-                        if links > LINKS {
-                            return Err(Missing::Loop);
-                        }
-                        if target.starts_with(b"/") {
-                            at = self.root();
-                        }
-                        rest = Cow::Owned([target, b"/", &rest[after..]].concat());
-                        done = 0;
-                        continue;
+        while let Some(name) = rest.pop() {
+            if name == b".." {
+                real.pop();
+                folder = self.real(real.iter().map(Vec::as_slice));
+                continue;
+            }
+            let child = folder.and_then(|folder| self.child(folder, &name));
+            match child.and_then(|child| self.target(child)) {
+                Some(_) if links == LINKS => return None,
+                Some(target) => {
+                    links += 1;
+                    if target.starts_with(b"/") {
+                        real.clear();
+                        folder = Some(self.root());
                     }
-                    if !self.is_folder(child) {
-                        return Err(Missing::NotFolder);
-                    }
-                    at = child;
+                    rest.extend(names_of(target).rev().map(<[u8]>::to_vec));
+                }
+                None => {
+                    real.push(name);
+                    folder = child.filter(|child| self.is_folder(*child));
                 }
             }
-            done = after;
         }
-        Ok(at)
+        Some(Resolved { real, folder })
     }
 
-    /// The names from the root to a folder.
-    pub(super) fn names_to(&self, folder: Node) -> Vec<Vec<u8>> {
-        let mut names = Vec::new();
-        let mut at = folder;
-        while at != self.root() {
-            let above = self.parent(at).expect("it is a folder");
-            let found = self.children(above).find(|(_, node)| *node == at);
-            names.push(found.expect("a folder is in its parent").0.to_vec());
-            at = above;
+    /// The folder that some names lead to, none of which is a link.
+    pub(super) fn real<'a>(&self, names: impl IntoIterator<Item = &'a [u8]>) -> Option<Node> {
+        let mut at = self.root();
+        for name in names {
+            at = self.child(at, name).filter(|child| self.is_folder(*child))?;
         }
-        names.reverse();
-        names
+        Some(at)
     }
+}
+
+/// The names in a path, without those that mean nothing.
+pub(super) fn names_of(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+    path.split(|byte| *byte == b'/').filter(|name| !matches!(*name, b"" | b"."))
 }
 
 /// A path's folder and its last name.
@@ -104,19 +91,22 @@ mod tests {
         put(root, "file", Kind::Fifo);
 
         for (path, found) in [
-            ("", Ok(root)),
-            ("a/b", Ok(b)),
-            ("/a//./b/..", Ok(a)),
-            ("a/b/up", Ok(root)),
-            ("a/b/up/a/b/top/b", Ok(b)),
-            ("loop", Err(Missing::Loop)),
-            ("dangling", Err(Missing::NotThere)),
-            ("a/c", Err(Missing::NotThere)),
-            ("file/x", Err(Missing::NotFolder)),
-            ("file", Err(Missing::NotFolder)),
+            ("", Some(("", Some(root)))),
+            ("a/b", Some(("a/b", Some(b)))),
+            ("/a//./b/..", Some(("a", Some(a)))),
+            ("a/b/up", Some(("", Some(root)))),
+            ("a/b/up/a/b/top/b", Some(("a/b", Some(b)))),
+            ("loop", None),
+            ("dangling/x", Some(("nowhere/x", None))),
+            ("a/c/../b", Some(("a/b", Some(b)))),
+            ("file/x", Some(("file/x", None))),
+            ("file", Some(("file", None))),
         ] {
-            assert_eq!(tree.folder_at(path.as_bytes()), found, "{path}");
+            let resolved = tree.resolve(path.as_bytes());
+            let real =
+                resolved.as_ref().map(|it| String::from_utf8(it.real.join(&b'/')).expect("it is text"));
+            let shown = resolved.as_ref().map(|it| (real.as_deref().expect("it is there"), it.folder));
+            assert_eq!(shown, found, "{path}");
         }
-        assert_eq!(tree.names_to(b), [b"a", b"b"]);
     }
 }

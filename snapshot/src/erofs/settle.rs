@@ -2,8 +2,10 @@
 //!
 //! Whoever writes the layer leaves marks in its tree: attributes that no layer can bring, since `trusted.` is refused from layers.
 
+use std::collections::HashMap;
+
 use super::{
-    paths::split,
+    paths::{names_of, split},
     tree::{Kind, Meta, Node, OPAQUE, Tree},
 };
 
@@ -70,27 +72,31 @@ impl Tree {
     ///
     /// The entry that cannot be.
     pub(super) fn settle(&mut self, lower: Option<&Self>) -> Result<(), Refused> {
-        if self.marked(self.root(), OPAQUE).is_some() {
-            if let Some(lower) = lower {
-                self.hide_all(lower)?;
-            }
-            self.mark(self.root(), OPAQUE, None);
-        }
         let marks = Marks::of(self);
+        let opaque_root = self.marked(self.root(), OPAQUE).is_some();
+        if let Some(lower) = lower
+            && opaque_root
+        {
+            self.hide_all(lower)?;
+        }
+        let mut copies = HashMap::new();
         for (path, target) in &marks.links {
-            self.settle_link(path, target, lower)?;
+            self.settle_link(path, target, lower, opaque_root, &mut copies)?;
         }
         for path in &marks.whiteouts {
             self.settle_whiteout(path, lower);
         }
+        // Inner ones first.
         for path in marks.implied.iter().rev() {
             self.settle_folder(path, lower)?;
         }
-        if self.marked(self.root(), IMPLIED).is_some() {
-            self.mark(self.root(), IMPLIED, None);
-            if let Some(lower) = lower {
-                self.inherit(lower, lower.root(), self.root());
-            }
+        let undeclared_root = self.marked(self.root(), IMPLIED).is_some();
+        self.mark(self.root(), IMPLIED, None);
+        self.mark(self.root(), OPAQUE, None);
+        if let Some(lower) = lower
+            && undeclared_root
+        {
+            self.inherit(lower, lower.root(), self.root());
         }
         Ok(())
     }
@@ -110,129 +116,183 @@ impl Tree {
         Ok(())
     }
 
-    fn settle_link(&mut self, path: &[u8], target: &[u8], lower: Option<&Self>) -> Result<(), Refused> {
+    /// Makes a hard link to a file of the layers below: a copy of it, which is also put over it.
+    fn settle_link(
+        &mut self,
+        path: &[u8],
+        target: &[u8],
+        lower: Option<&Self>,
+        opaque_root: bool,
+        copies: &mut HashMap<Node, Node>,
+    ) -> Result<(), Refused> {
         let shown = String::from_utf8_lossy(target);
         let nowhere = || refused(path, format!("it is a hard link to {shown:?}, which is in no layer below"));
         let lower = lower.ok_or_else(nowhere)?;
-        let (above, name) = split(target);
-        let lower_folder = lower.folder_at(above).map_err(|_| nowhere())?;
-        let found = lower.child(lower_folder, name).ok_or_else(nowhere)?;
-        if !lower.is_file(found) {
-            return Err(refused(path, format!("it is a hard link to {shown:?}, which is no regular file")));
+        let (above, target_name) = split(target);
+        let above = lower.resolve(above).ok_or_else(nowhere)?;
+        let found = above.folder.and_then(|folder| lower.child(folder, target_name)).ok_or_else(nowhere)?;
+        if lower.is_folder(found) {
+            return Err(refused(path, format!("it is a hard link to the folder {shown:?}")));
         }
-        let folder = self.folder_like_below(lower, &lower.names_to(lower_folder), path)?;
-        let there = self.child(folder, name).filter(|there| self.marked(*there, LINK).is_none());
-        let node = match there {
-            Some(there) if self.is_folder(there) => {
-                return Err(refused(path, format!("it is a hard link to the folder {shown:?}")));
+        let (folder, name) = split(path);
+        let folder = self.real(names_of(folder)).expect("the link was found there");
+        if let Some(copy) = copies.get(&found) {
+            return self.link(folder, name, *copy).map_err(|reason| refused(path, reason));
+        }
+        let copy = self.copy(lower, found, (folder, name), 0).map_err(|reason| refused(path, reason))?;
+        copies.insert(found, copy);
+        if let Some(over) = self.folder_like_below(lower, &above.real, opaque_root, path)?
+            // Else the layer has something else there, which came later.
+            && self.child(over, target_name).is_none()
+        {
+            self.link(over, target_name, copy).map_err(|reason| refused(path, reason))?;
+        }
+        Ok(())
+    }
+
+    /// A folder of the layer; what is missing of it is made as it is below. `None` where the layer hides the one below.
+    fn folder_like_below(
+        &mut self,
+        lower: &Self,
+        names: &[Vec<u8>],
+        opaque_root: bool,
+        entry: &[u8],
+    ) -> Result<Option<Node>, Refused> {
+        let mut here = self.root();
+        for (depth, name) in names.iter().enumerate() {
+            if depth == 0 && opaque_root {
+                return Ok(None);
             }
-            // The layer has it, or an earlier link of this layer copied it.
-            Some(there) => there,
-            None => self.copy(lower, found, (folder, name), 0).map_err(|reason| refused(path, reason))?,
-        };
-        let (above, name) = split(path);
-        // The folder is gone where a later entry took its place.
-        let Ok(folder) = self.folder_at(above) else { return Ok(()) };
-        self.link(folder, name, node).map_err(|reason| refused(path, reason))
-    }
-
-    /// A folder of the layer; what is missing of it is made as it is below.
-    fn folder_like_below(&mut self, lower: &Self, names: &[Vec<u8>], entry: &[u8]) -> Result<Node, Refused> {
-        let (mut here, mut there) = (self.root(), lower.root());
-        let mut path = Vec::new();
-        for name in names {
-            there = lower.child(there, name).expect("the names are from there");
-            path.extend_from_slice(name);
             here = match self.child(here, name) {
-                None => self.copy(lower, there, (here, name), 0).map_err(|reason| refused(entry, reason))?,
-                Some(child) if self.is_folder(child) => child,
-                // Where a link of the layer leads.
-                Some(_) => self.folder_at(&path).map_err(|_| {
-                    refused(
-                        entry,
-                        format!(
-                            "it belongs to {:?}, which is no folder in its layer",
-                            String::from_utf8_lossy(&path)
-                        ),
-                    )
-                })?,
+                None => self.make_like_below(lower, here, &names[..=depth], entry)?,
+                Some(inner) if self.is_folder(inner) && self.marked(inner, OPAQUE).is_none() => inner,
+                Some(_) => return Ok(None),
             };
-            path.push(b'/');
         }
-        Ok(here)
+        Ok(Some(here))
     }
 
-    /// Overlayfs lists a whiteout in a folder that it does not merge: there it hides nothing, and is taken away.
+    /// Makes a folder as it is below; as nobody's where there is none.
+    fn make_like_below(
+        &mut self,
+        lower: &Self,
+        here: Node,
+        names: &[Vec<u8>],
+        entry: &[u8],
+    ) -> Result<Node, Refused> {
+        let name = names.last().expect("the root is there");
+        let meta = Meta { mode: 0o755, ..Meta::default() };
+        let made = self.put(here, name, meta, Kind::Folder).map_err(|reason| refused(entry, reason))?;
+        if let Some(below) = lower.real(names.iter().map(Vec::as_slice)) {
+            self.inherit(lower, below, made);
+        }
+        Ok(made)
+    }
+
+    /// Overlayfs lists a whiteout in a folder that it does not merge: where it hides nothing, it is taken away.
     fn settle_whiteout(&mut self, path: &[u8], lower: Option<&Self>) {
         let (above, name) = split(path);
-        let Ok(folder) = self.folder_at(above) else { return };
         let hides = lower.is_some_and(|lower| {
-            lower.folder_at(above).is_ok_and(|folder| lower.child(folder, name).is_some())
+            let folder = lower.resolve(above).and_then(|above| above.folder);
+            folder.is_some_and(|folder| lower.child(folder, name).is_some())
         });
-        let mut at = folder;
-        let mut merged = true;
-        while at != self.root() {
-            merged &= self.marked(at, OPAQUE).is_none();
-            at = self.parent(at).expect("it is a folder");
-        }
-        if !(hides && merged) && self.child(folder, name).is_some_and(|node| self.is_whiteout(node)) {
+        if let Some(folder) = self.real(names_of(above)).filter(|_| !hides) {
             self.remove(folder, name);
         }
     }
 
+    /// Gives a folder that the layer does not declare what the layers below say of it.
     fn settle_folder(&mut self, path: &[u8], lower: Option<&Self>) -> Result<(), Refused> {
-        let (above, name) = split(path);
         // The folder above may have moved with an earlier one; then this one moved with it.
-        let Ok(made) = self.folder_at(path) else { return Ok(()) };
+        let Some(made) = self.real(names_of(path)) else { return Ok(()) };
         self.mark(made, IMPLIED, None);
-        let below = lower.and_then(|lower| Some((lower, lower.folder_at(path).ok()?)));
-        let Some((lower, below)) = below else {
-            // A folder that was made for whiteouts alone, where nothing is below that they could hide, would be seen itself.
-            if self.children(made).all(|(_, node)| self.is_whiteout(node))
-                && let Ok(folder) = self.folder_at(above)
-            {
-                self.remove(folder, name);
+        let (above, name) = split(path);
+        let found = lower.and_then(|lower| {
+            let folder = lower.resolve(above)?.folder?;
+            Some((lower, lower.child(folder, name)?))
+        });
+        match found {
+            Some((lower, below)) if lower.is_folder(below) => {
+                self.inherit(lower, below, made);
+                Ok(())
             }
-            return Ok(());
-        };
-        let named = lower.folder_at(above).ok().and_then(|folder| lower.child(folder, name));
-        if named != Some(below) {
-            return self.follow_lower_link(path, made, lower, below);
+            Some((lower, below)) if lower.target(below).is_some() => match lower.resolve(path) {
+                Some(to) => self.move_to(path, made, &to.real, lower),
+                // It leads nowhere, and the folder takes its place.
+                None => {
+                    self.remove_if_empty(path, made);
+                    Ok(())
+                }
+            },
+            _ => {
+                self.remove_if_empty(path, made);
+                Ok(())
+            }
         }
-        self.inherit(lower, below, made);
-        Ok(())
+    }
+
+    /// A folder that was made for whiteouts alone, where nothing is below that they could hide, would be seen itself.
+    fn remove_if_empty(&mut self, path: &[u8], made: Node) {
+        let (above, name) = split(path);
+        if self.children(made).next().is_none()
+            && let Some(folder) = self.real(names_of(above))
+        {
+            self.remove(folder, name);
+        }
     }
 
     /// The layer has entries below a path that is a link in the layers below: they belong to where it leads.
-    fn follow_lower_link(
-        &mut self,
-        path: &[u8],
-        made: Node,
-        lower: &Self,
-        below: Node,
-    ) -> Result<(), Refused> {
-        let place = self.folder_like_below(lower, &lower.names_to(below), path)?;
-        self.move_all(made, place, path)?;
+    fn move_to(&mut self, path: &[u8], made: Node, real: &[Vec<u8>], lower: &Self) -> Result<(), Refused> {
+        let opaque = self.marked(made, OPAQUE).is_some();
+        if opaque || self.children(made).next().is_some() {
+            let mut place = self.root();
+            for (depth, name) in real.iter().enumerate() {
+                let there = self.child(place, name);
+                place = match there.filter(|there| self.is_folder(*there)) {
+                    Some(inner) => inner,
+                    None => {
+                        let inner = self.make_like_below(lower, place, &real[..=depth], path)?;
+                        if there.is_some() {
+                            self.mark(inner, OPAQUE, Some(b"y"));
+                        }
+                        inner
+                    }
+                };
+            }
+            if opaque {
+                self.mark(place, OPAQUE, Some(b"y"));
+            }
+            self.merge(made, place, path)?;
+        }
         let (above, name) = split(path);
-        if let Ok(folder) = self.folder_at(above) {
+        if let Some(folder) = self.real(names_of(above)) {
             self.remove(folder, name);
         }
         Ok(())
     }
 
-    /// Moves all entries of one folder into another; what is there already gives way, folders are merged.
-    fn move_all(&mut self, from: Node, to: Node, path: &[u8]) -> Result<(), Refused> {
+    /// Moves all that is in one folder into another: what is there gives way, folders are merged.
+    fn merge(&mut self, from: Node, to: Node, path: &[u8]) -> Result<(), Refused> {
         let mut open = vec![(from, to)];
         while let Some((from, to)) = open.pop() {
             for (name, node) in self.listed(from) {
                 let there = self.child(to, &name);
-                match there.filter(|there| self.is_folder(*there) && self.is_folder(node)) {
-                    Some(there) => open.push((node, there)),
-                    None => {
-                        self.link(to, &name, node).map_err(|reason| refused(path, reason))?;
-                        self.set_parent(node, to);
+                match there {
+                    Some(there) if self.is_folder(there) && self.is_folder(node) => {
+                        open.push((node, there));
+                        continue;
                     }
+                    Some(there) if self.is_whiteout(node) => {
+                        if self.is_folder(there) {
+                            self.mark(there, OPAQUE, Some(b"y"));
+                        }
+                        continue;
+                    }
+                    Some(_) if self.is_folder(node) => self.mark(node, OPAQUE, Some(b"y")),
+                    _ => {}
                 }
+                self.link(to, &name, node).map_err(|reason| refused(path, reason))?;
+                self.set_parent(node, to);
             }
         }
         Ok(())

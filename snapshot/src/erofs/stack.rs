@@ -64,10 +64,10 @@ impl Tree {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::erofs::{Kind, Meta};
+    use crate::erofs::{Kind, Meta, paths::names_of};
 
     fn names(tree: &Tree, path: &str) -> Vec<String> {
-        let folder = tree.folder_at(path.as_bytes()).expect("it is there");
+        let folder = tree.real(names_of(path.as_bytes())).expect("it is there");
         let mut names: Vec<_> =
             tree.children(folder).map(|(name, _)| String::from_utf8_lossy(name).into_owned()).collect();
         names.sort();
@@ -78,7 +78,7 @@ mod tests {
         let mut tree = Tree::new();
         for (path, kind) in entries {
             let (above, name) = crate::erofs::paths::split(path.as_bytes());
-            let folder = tree.folder_at(above).expect("it is there");
+            let folder = tree.real(names_of(above)).expect("it is there");
             match kind {
                 Some(kind) => {
                     drop(tree.put(folder, name, Meta::default(), kind.clone()).expect("it is good"))
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(names(&merged, ""), ["d", "f", "o"]);
         assert_eq!(names(&merged, "d"), ["new", "old"]);
         assert_eq!(names(&merged, "o"), ["new"]);
-        let o = merged.folder_at(b"o").expect("it is there");
+        let o = merged.child(merged.root(), b"o").expect("it is there");
         assert_eq!(merged.marked(o, OPAQUE), None);
     }
 }

@@ -7,7 +7,8 @@ mod target;
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, BufRead},
+    path::Path,
 };
 
 use oci_spec::image::Digest;
@@ -18,7 +19,7 @@ use windlass_snapshot::{
 };
 
 use self::target::Target;
-use super::{Archive, HashingReader, Limits, Meta, tar_error};
+use super::{Archive, HashingReader, Limits, Meta};
 use crate::{Error, Result};
 
 /// How a layer becomes an image.
@@ -92,30 +93,30 @@ pub struct Converted {
 ///
 /// [`Error::Tar`] if the stream is no tar archive, [`Error::Entry`] and [`Error::Limit`] if it holds what is refused, [`Error::Io`]
 /// if the system refuses. The file is then no image.
-pub fn convert(tar: impl Read, file: File, options: &Options) -> Result<Converted> {
-    let mut reader = HashingReader { inner: tar, hasher: Hasher::sha256(), left: options.limits.total };
+pub fn convert(tar: impl BufRead, file: File, options: &Options) -> Result<Converted> {
+    let limits = &options.limits;
+    let mut reader =
+        HashingReader { inner: tar, hasher: Hasher::sha256(), hashed: 0, read: 0, limit: limits.total };
     let mut writer = Writer::new(file).map_err(cannot_write)?;
     let mut target = Target::new(options);
     let mut entries = 0;
-    let mut archive = Archive::new(&mut reader, &options.limits);
+    let mut archive = Archive::new(&mut reader, limits);
     while let Some(member) = archive.next()? {
         entries += 1;
-        let meta = Meta::of(member, &options.limits)?;
-        if entries > options.limits.entries {
-            let limit = options.limits.entries;
-            return Err(Error::Limit { entry: meta.path, what: "entries", limit });
+        let meta = Meta::of(member, limits)?;
+        if entries > limits.entries {
+            return Err(Error::Limit { entry: meta.path, what: "entries", limit: limits.entries });
         }
         target.apply(&meta, &mut archive, &mut writer)?;
     }
     // The DiffID is of all bytes, those after the archive's end included.
-    io::copy(&mut reader, &mut io::sink()).map_err(tar_error)?;
+    archive.read_to_the_end()?;
     let diff_id = reader.hasher.finish();
     let image = windlass_snapshot::erofs::Options::default()
         .uuid(options.uuid.unwrap_or_else(|| half(&diff_id)))
         .time(options.time);
-    let image = writer
-        .finish(&mut target.finish(), &image)
-        .map_err(|error| target::data_error(error, "".as_ref()))?;
+    let finished = writer.finish(&mut target.finish(), &image);
+    let image = finished.map_err(|error| target::data_error(error, Path::new("/"), cannot_write))?;
     Ok(Converted { diff_id, entries, image })
 }
 

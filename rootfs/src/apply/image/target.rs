@@ -1,16 +1,17 @@
 //! The tree of an image that a layer is applied to: what `apply::tree` does with folders, done in memory.
 
 use std::{
-    ffi::OsStr,
-    io::Read,
-    os::unix::ffi::OsStrExt,
+    collections::HashMap,
+    ffi::{OsStr, OsString},
+    io::BufRead,
+    os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
 };
 
 use tar::EntryType;
 use windlass_snapshot::{
     Whiteouts,
-    erofs::{DataError, IMPLIED, Kind, LINK, Missing, Node, Tree, Writer, XattrSet},
+    erofs::{DataError, IMPLIED, Kind, LINK, Meta as Attributes, Node, Tree, Writer, XattrSet},
 };
 
 use super::{
@@ -20,7 +21,14 @@ use super::{
 };
 use crate::{
     Error, Result,
-    apply::{Meta, entry, refused, tar_error, tree::parent},
+    apply::{
+        archive::Archive,
+        entry::{Meta, Role},
+        made::Hides,
+        refused,
+        tree::parent,
+        walk::{LINKS, names_of},
+    },
 };
 
 /// How many bytes of extended attributes an image may have, each set of them counted once: they are kept in memory.
@@ -31,28 +39,56 @@ const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 /// A tree that a layer is being applied to.
 pub(super) struct Target {
     tree: Tree,
-    overlay: bool,
+    /// Whether the image is to be put on others.
+    alone: bool,
     marks: bool,
     entries: u64,
+    /// What is known of folders, beside what is in the tree.
+    folders: HashMap<Node, Folder>,
     /// The folder of the last entry: the next one is most often in it, too.
     last: Option<(PathBuf, Node)>,
-    root_declared: bool,
+}
+
+/// What is known of a folder.
+#[derive(Clone, Copy, Debug, Default)]
+struct Folder {
+    /// The layer has an entry for it.
+    declared: bool,
+    /// It is in the layer, or something in it is. Else it was only made for a whiteout.
+    real: bool,
+    /// What the layer hides of it.
+    hides: Hides,
+}
+
+/// What a walk came to.
+enum Walked {
+    To(Node),
+    /// There is no such folder. `hidden`: nor does a layer below show one here.
+    Nowhere {
+        hidden: bool,
+    },
 }
 
 impl Target {
     pub(super) fn new(options: &Options) -> Self {
+        let alone = options.whiteouts != Whiteouts::Remove;
         Self {
             tree: Tree::new(),
-            overlay: options.whiteouts == Whiteouts::Overlay,
-            marks: options.marks && options.whiteouts == Whiteouts::Overlay,
+            alone,
+            marks: options.marks && alone,
             entries: options.limits.entries,
+            folders: HashMap::new(),
             last: None,
-            root_declared: false,
         }
     }
 
     /// Makes an entry, in the place of what is there, or hides what it says is gone.
-    pub(super) fn apply(&mut self, meta: &Meta, data: &mut dyn Read, writer: &mut Writer) -> Result<()> {
+    pub(super) fn apply<R: BufRead>(
+        &mut self,
+        meta: &Meta,
+        data: &mut Archive<R>,
+        writer: &mut Writer,
+    ) -> Result<()> {
         // Beside the entries themselves there are the folders that they imply.
         if self.tree.len() as u64 > self.entries.saturating_add(1) {
             let (entry, limit) = (meta.path.clone(), self.entries);
@@ -62,44 +98,64 @@ impl Target {
             let (entry, what) = (meta.path.clone(), "bytes of extended attributes of all entries");
             return Err(Error::Limit { entry, what, limit: XATTR_BYTES });
         }
-        let Some(name) = meta.path.file_name() else {
-            return match meta.kind {
-                EntryType::Directory => self.root_folder(meta),
-                _ => Err(refused(&meta.path, "the root is a folder, and stays one")),
-            };
-        };
-        let Some(hidden) = name.as_bytes().strip_prefix(b".wh.") else {
-            return self.put(meta, name, data, writer);
-        };
-        let folder = parent(&meta.path);
-        match hidden {
-            b".wh..opq" => self.hide_all_in(folder),
-            // What AUFS kept for itself.
-            other if other.starts_with(b".wh.") => Ok(()),
-            b"" | b"." | b".." => Err(refused(&meta.path, "it hides nothing that has a name")),
-            other => self.hide(&folder.join(entry::os_str(other))),
+        match &meta.role {
+            // Nothing is below that could be hidden.
+            Role::Hides(_) | Role::HidesAllIn(_) if !self.alone => Ok(()),
+            Role::Hides(path) => self.hide(path),
+            Role::HidesAllIn(folder) => self.hide_all_in(folder),
+            Role::Leftover => Ok(()),
+            Role::Entry if !meta.path.as_os_str().is_empty() => self.put(meta, data, writer),
+            Role::Entry if meta.kind == EntryType::Directory => self.declare(self.tree.root(), meta),
+            Role::Entry => Err(refused(&meta.path, "the root is a folder, and stays one")),
         }
     }
 
-    /// The tree, with all marks.
+    /// The tree, with all marks. What was made for whiteouts is gone where nothing is left to hide.
     pub(super) fn finish(mut self) -> Tree {
-        if self.marks && !self.root_declared {
-            self.tree.mark(self.tree.root(), IMPLIED, Some(b"y"));
+        if !self.alone {
+            return self.tree;
+        }
+        let root = self.tree.root();
+        let known = self.known(root);
+        if self.marks && !known.declared {
+            self.tree.mark(root, IMPLIED, Some(b"y"));
+        }
+        // A folder, and whether nothing of the layers below is seen in it.
+        let mut open = vec![(root, known.hides != Hides::Nothing)];
+        while let Some((folder, hidden)) = open.pop() {
+            let children: Vec<_> =
+                self.tree.children(folder).map(|(name, node)| (name.to_vec(), node)).collect();
+            for (name, child) in children {
+                let known = self.known(child);
+                let is_folder = self.tree.is_folder(child);
+                if hidden && (self.tree.is_whiteout(child) || is_folder && !known.real) {
+                    self.tree.remove(folder, &name);
+                } else if is_folder {
+                    if self.marks && !known.declared && !hidden && known.hides != Hides::Itself {
+                        self.tree.mark(child, IMPLIED, Some(b"y"));
+                    }
+                    open.push((child, hidden || known.hides != Hides::Nothing));
+                }
+            }
         }
         self.tree
     }
 
-    fn root_folder(&mut self, meta: &Meta) -> Result<()> {
-        self.root_declared = true;
-        self.declare(self.tree.root(), meta)
+    fn known(&self, folder: Node) -> Folder {
+        self.folders.get(&folder).copied().unwrap_or_default()
     }
 
-    fn put(&mut self, meta: &Meta, name: &OsStr, data: &mut dyn Read, writer: &mut Writer) -> Result<()> {
+    fn put<R: BufRead>(&mut self, meta: &Meta, data: &mut Archive<R>, writer: &mut Writer) -> Result<()> {
         let path = &meta.path;
-        let folder = self.folder(parent(path))?;
+        let folder = self.make(parent(path))?;
+        let name = path.file_name().expect("the root is no entry");
         let kind = match meta.kind {
             EntryType::Directory => return self.put_folder(folder, name, meta),
-            EntryType::Link => return self.put_link(folder, name, meta),
+            EntryType::Link => {
+                self.put_link(folder, name, meta)?;
+                self.keep(folder);
+                return Ok(());
+            }
             EntryType::Symlink => Kind::Symlink(meta.link.as_os_str().as_bytes()),
             EntryType::Char if meta.device == (0, 0) => {
                 return Err(refused(path, "a character device 0/0 is how overlayfs hides a name"));
@@ -109,185 +165,261 @@ impl Target {
             EntryType::Fifo => Kind::Fifo,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let content = &meta.content;
-                let data = writer.data(data, &content.pieces, content.size);
-                Kind::File(content.size, data.map_err(|error| data_error(error, path))?)
+                let written = writer.data(data, &content.pieces, content.size);
+                Kind::File(
+                    content.size,
+                    written.map_err(|error| data_error(error, path, |it| data.failed(it)))?,
+                )
             }
             other => {
                 return Err(refused(path, format!("its type {:?} is not known", other.as_byte() as char)));
             }
         };
-        self.forget(folder, name);
-        let attributes = self.attributes(meta, &[])?;
+        let attributes = self.attributes(meta)?;
+        self.remove(folder, name);
         let put = self.tree.put(folder, name.as_bytes(), attributes, kind);
-        put.map(drop).map_err(|reason| refused(path, reason))
+        put.map_err(|reason| refused(path, reason))?;
+        self.keep(folder);
+        Ok(())
     }
 
     fn put_folder(&mut self, folder: Node, name: &OsStr, meta: &Meta) -> Result<()> {
-        let made = self.make_folder(folder, name, &meta.path)?;
-        self.declare(made, meta)
+        let there = self.tree.child(folder, name.as_bytes()).filter(|there| self.tree.is_folder(*there));
+        let made = match there {
+            Some(there) => there,
+            None => self.make_folder(folder, name, &meta.path)?,
+        };
+        self.declare(made, meta)?;
+        self.keep(made);
+        Ok(())
     }
 
-    /// Gives a folder what the layer says of it. Attributes that it has already stay, unless they are set anew.
+    /// Gives a folder what the layer says of it, and nothing else.
     fn declare(&mut self, folder: Node, meta: &Meta) -> Result<()> {
-        let mut kept = self.tree.xattrs_of(folder);
-        kept.retain(|(name, _)| name != IMPLIED);
-        let attributes = self.attributes(meta, &kept)?;
+        let attributes = self.attributes(meta)?;
+        let opaque = self.tree.marked(folder, OPAQUE).is_some();
         self.tree.set_meta(folder, attributes);
+        if opaque {
+            self.tree.mark(folder, OPAQUE, Some(b"y"));
+        }
+        self.folders.entry(folder).or_default().declared = true;
         Ok(())
     }
 
     fn put_link(&mut self, folder: Node, name: &OsStr, meta: &Meta) -> Result<()> {
         let (path, link) = (&meta.path, &meta.link);
-        if path == link {
-            return Ok(());
-        }
         let Some(target) = link.file_name() else {
             return Err(refused(path, "it is a hard link to the root"));
         };
-        self.forget(folder, name);
-        self.tree.remove(folder, name.as_bytes());
-        let found = match self.tree.folder_at(bytes(parent(link))) {
-            Ok(from) => self.tree.child(from, target.as_bytes()),
-            Err(Missing::NotThere) => None,
-            Err(Missing::NotFolder | Missing::Loop) => {
-                return Err(refused(
-                    path,
-                    format!("it is a hard link to {link:?}, which leads through no folder"),
-                ));
+        let nowhere = || refused(path, format!("it is a hard link to {link:?}, which is in no layer below"));
+        let from = match self.walk(parent(link), false)? {
+            Walked::To(from) => from,
+            Walked::Nowhere { hidden: false } if self.alone => {
+                return self.link_later(folder, name, path, link);
             }
+            Walked::Nowhere { .. } => return Err(nowhere()),
         };
-        let done = match found {
+        if from == folder && target == name {
+            return Ok(());
+        }
+        match self.tree.child(from, target.as_bytes()) {
             Some(node) if self.tree.is_folder(node) => {
-                return Err(refused(path, format!("it is a hard link to the folder {link:?}")));
+                Err(refused(path, format!("it is a hard link to the folder {link:?}")))
             }
-            Some(node) => self.tree.link(folder, name.as_bytes(), node),
-            // The target is in a layer below, which is not here. A socket, which no layer can bring, stands for it.
-            None if self.marks => {
-                let set = self.tree.xattrs([(LINK, bytes(link))]).map_err(|reason| refused(path, reason))?;
-                let placeholder = windlass_snapshot::erofs::Meta { xattrs: set, ..Default::default() };
-                self.tree.put(folder, name.as_bytes(), placeholder, Kind::Socket).map(drop)
+            Some(node) if self.tree.is_whiteout(node) => Err(nowhere()),
+            Some(node) => {
+                self.remove(folder, name);
+                self.tree.link(folder, name.as_bytes(), node).map_err(|reason| refused(path, reason))
             }
-            None => {
-                return Err(refused(
-                    path,
-                    format!("it is a hard link to {link:?}, which is not in the layer"),
-                ));
-            }
-        };
-        done.map_err(|reason| refused(path, reason))
+            None if self.alone && !self.is_hidden_in(from) => self.link_later(folder, name, path, link),
+            None => Err(nowhere()),
+        }
+    }
+
+    /// The target is in a layer below, which is not here. A socket, which no layer can bring, stands for it.
+    fn link_later(&mut self, folder: Node, name: &OsStr, path: &Path, link: &Path) -> Result<()> {
+        if !self.marks {
+            return Err(refused(path, format!("it is a hard link to {link:?}, which is not in the layer")));
+        }
+        self.remove(folder, name);
+        let text = link.as_os_str().as_bytes();
+        let xattrs = self.tree.xattrs([(LINK, text)]).map_err(|reason| refused(path, reason))?;
+        let placeholder = Attributes { xattrs, ..Attributes::default() };
+        let put = self.tree.put(folder, name.as_bytes(), placeholder, Kind::Socket);
+        put.map(drop).map_err(|reason| refused(path, reason))
+    }
+
+    fn is_placeholder(&self, node: Node) -> bool {
+        self.tree.marked(node, LINK).is_some()
     }
 
     /// Hides what the layers below have at a path. What this layer has there stays.
     fn hide(&mut self, path: &Path) -> Result<()> {
-        if !self.overlay {
+        if let Walked::Nowhere { hidden: true } = self.walk(parent(path), false)? {
             return Ok(());
         }
-        let folder = self.folder(parent(path))?;
-        let name = path.file_name().expect("a whiteout has a name").as_bytes();
-        match self.tree.child(folder, name) {
-            Some(there) if self.tree.is_folder(there) => self.tree.mark(there, OPAQUE, Some(b"y")),
-            Some(_) => {}
-            None => {
-                let put = self.tree.put(folder, name, Default::default(), Kind::Char(0, 0));
-                put.map_err(|reason| refused(path, reason))?;
-            }
+        let folder = self.make(parent(path))?;
+        let name = path.file_name().expect("a whiteout has a name");
+        if self.is_hidden_in(folder) {
+            return Ok(());
         }
-        Ok(())
+        match self.tree.child(folder, name.as_bytes()) {
+            Some(there) if self.tree.is_folder(there) => {
+                if self.known(there).real {
+                    self.make_opaque(there, Hides::Itself);
+                    return Ok(());
+                }
+                // It was made for whiteouts alone.
+                self.remove(folder, name);
+            }
+            // What the layer has there hides it already.
+            Some(_) => return Ok(()),
+            None => {}
+        }
+        let put = self.tree.put(folder, name.as_bytes(), Attributes::default(), Kind::Char(0, 0));
+        put.map(drop).map_err(|reason| refused(path, reason))
     }
 
     /// Hides all that the layers below have in a folder. What this layer has there stays.
     fn hide_all_in(&mut self, path: &Path) -> Result<()> {
-        if !self.overlay {
+        if let Walked::Nowhere { hidden: true } = self.walk(path, false)? {
             return Ok(());
         }
-        let folder = self.folder(path)?;
-        self.tree.mark(folder, OPAQUE, Some(b"y"));
+        let folder = self.make(path)?;
+        self.make_opaque(folder, Hides::Content);
         Ok(())
     }
 
-    /// A folder; what is missing of it is made.
-    fn folder(&mut self, path: &Path) -> Result<Node> {
+    fn make_opaque(&mut self, folder: Node, hides: Hides) {
+        let known = self.folders.entry(folder).or_default();
+        if known.hides == Hides::Nothing {
+            self.tree.mark(folder, OPAQUE, Some(b"y"));
+        }
+        known.hides = hides.max(known.hides);
+    }
+
+    /// Whether nothing of the layers below is seen in a folder.
+    fn is_hidden_in(&self, folder: Node) -> bool {
+        let mut at = folder;
+        loop {
+            if self.known(at).hides != Hides::Nothing {
+                return true;
+            }
+            if at == self.tree.root() {
+                return false;
+            }
+            at = self.tree.parent(at).expect("it is a folder");
+        }
+    }
+
+    /// Notes that a folder is in the layer.
+    fn keep(&mut self, folder: Node) {
+        let mut at = folder;
+        while !std::mem::replace(&mut self.folders.entry(at).or_default().real, true) {
+            at = self.tree.parent(at).expect("it is a folder");
+        }
+    }
+
+    /// The folder of a path, all that is missing of it made. Links lead where they would lead inside the root.
+    fn make(&mut self, path: &Path) -> Result<Node> {
         if let Some((last, folder)) = &self.last
             && last == path
         {
             return Ok(*folder);
         }
-        let folder = match self.tree.folder_at(bytes(path)) {
-            Ok(folder) => folder,
-            Err(Missing::Loop) => return Err(refused(path, "it goes through too many links")),
-            Err(Missing::NotThere | Missing::NotFolder) => {
-                let above = self.folder(parent(path))?;
-                let name = path.file_name().expect("the root is there");
-                let made = self.make_folder(above, name, path)?;
-                if self.marks {
-                    self.tree.mark(made, IMPLIED, Some(b"y"));
-                }
-                made
+        match self.walk(path, true)? {
+            Walked::To(folder) => {
+                self.last = Some((path.to_owned(), folder));
+                Ok(folder)
             }
-        };
-        self.last = Some((path.to_owned(), folder));
-        Ok(folder)
+            Walked::Nowhere { .. } => unreachable!("what is missing was made"),
+        }
     }
 
-    /// Makes a folder, unless there is one. Anything else that is there goes.
+    fn walk(&mut self, path: &Path, makes: bool) -> Result<Walked> {
+        let mut at = self.tree.root();
+        // As long as it goes through no link, nothing is to be remembered.
+        let mut rest = path.iter();
+        while let Some(name) = rest.clone().next()
+            && let Some(child) = self.tree.child(at, name.as_bytes())
+            && self.tree.is_folder(child)
+        {
+            at = child;
+            rest.next();
+        }
+        // What is still to be walked, last name first.
+        let mut rest: Vec<OsString> = rest.rev().map(OsStr::to_owned).collect();
+        let mut links = 0;
+        while let Some(name) = rest.pop() {
+            if name == ".." {
+                at = self.tree.parent(at).expect("it is a folder");
+                continue;
+            }
+            let there = self.tree.child(at, name.as_bytes());
+            if let Some(there) = there.filter(|there| self.tree.is_folder(*there)) {
+                at = there;
+                continue;
+            }
+            if let Some(target) = there.and_then(|there| self.tree.target(there))
+                && links < LINKS
+            {
+                links += 1;
+                if target.starts_with(b"/") {
+                    at = self.tree.root();
+                }
+                let target = PathBuf::from(OsString::from_vec(target.to_vec()));
+                rest.extend(names_of(&target).into_iter().rev());
+                continue;
+            }
+            if !makes {
+                // What is there and no folder hides what is below, like a link that is made later.
+                return Ok(Walked::Nowhere { hidden: there.is_some() || self.is_hidden_in(at) });
+            }
+            at = self.make_folder(at, &name, path)?;
+        }
+        Ok(Walked::To(at))
+    }
+
+    /// Makes a folder where there is none. Anything else that is there goes.
     fn make_folder(&mut self, folder: Node, name: &OsStr, path: &Path) -> Result<Node> {
         let there = self.tree.child(folder, name.as_bytes());
-        if let Some(there) = there.filter(|there| self.tree.is_folder(*there)) {
-            return Ok(there);
-        }
-        let above = self.tree.meta(folder);
-        // As everywhere, what is made in a set-group-id folder is of its group.
-        let gid = if above.mode & 0o2000 != 0 { above.gid } else { 0 };
-        let meta = windlass_snapshot::erofs::Meta { mode: 0o755, gid, ..Default::default() };
+        let replaces = there.is_some_and(|there| !self.is_placeholder(there));
+        self.remove(folder, name);
+        let meta = Attributes { mode: 0o755, ..Attributes::default() };
         let made = self.tree.put(folder, name.as_bytes(), meta, Kind::Folder);
         let made = made.map_err(|reason| refused(path, reason))?;
-        if there.is_some() && self.overlay {
+        if replaces && self.alone {
             // What was there, a whiteout perhaps, hid what is below; so must the folder.
-            self.tree.mark(made, OPAQUE, Some(b"y"));
+            self.make_opaque(made, Hides::Itself);
         }
         Ok(made)
     }
 
-    /// The folder of the last entry is looked up anew if what has this name was a folder, or a link to one.
-    fn forget(&mut self, folder: Node, name: &OsStr) {
+    /// Removes whatever has a name; nothing there is fine.
+    fn remove(&mut self, folder: Node, name: &OsStr) {
         if self.tree.child(folder, name.as_bytes()).is_some() {
+            self.tree.remove(folder, name.as_bytes());
+            // It may have been the folder of the last entry, or a link on the way there.
             self.last = None;
         }
     }
 
-    /// Owner, mode, time and attributes as the kernel would leave them, `kept` among them.
-    fn attributes(
-        &mut self,
-        meta: &Meta,
-        kept: &[(Vec<u8>, Vec<u8>)],
-    ) -> Result<windlass_snapshot::erofs::Meta> {
+    /// Owner, mode, time and attributes as the kernel would leave them.
+    fn attributes(&mut self, meta: &Meta) -> Result<Attributes> {
         let mut mode = meta.mode as u16;
-        let mut xattrs: Vec<(&[u8], &[u8])> =
-            kept.iter().map(|(name, value)| (&name[..], &value[..])).collect();
-        let is_folder = meta.kind == EntryType::Directory;
-        let is_file = matches!(meta.kind, EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse);
+        let mut xattrs: Vec<(&[u8], &[u8])> = Vec::new();
         for (name, value) in &meta.xattrs {
-            let refuse = |reason: &str| Err(refused(&meta.path, reason));
-            if name.starts_with(b"user.") && !is_folder && !is_file {
-                return refuse("only files and folders have attributes of users");
-            }
             if name == acl::ACCESS || name == acl::DEFAULT {
-                if meta.kind == EntryType::Symlink {
-                    return refuse("a symbolic link has no access list");
-                }
-                xattrs.retain(|(other, _)| other != name);
-                match acl::read(value) {
-                    None => return refuse("its access list is malformed"),
-                    Some(List::Empty) => continue,
-                    Some(_) if name == acl::DEFAULT && !is_folder => {
-                        return refuse("only a folder has an access list for what is made in it");
-                    }
-                    Some(List::Mode(bits)) if name == acl::ACCESS => {
+                let list =
+                    acl::read(value).ok_or_else(|| refused(&meta.path, "its access list is malformed"))?;
+                match list {
+                    List::Empty => continue,
+                    List::Mode(bits) if name == acl::ACCESS => {
                         mode = mode & 0o7000 | bits;
                         continue;
                     }
-                    Some(List::Extended(bits)) if name == acl::ACCESS => mode = mode & 0o7000 | bits,
-                    Some(_) => {}
+                    List::Extended(bits) if name == acl::ACCESS => mode = mode & 0o7000 | bits,
+                    List::Mode(_) | List::Extended(_) => {}
                 }
             }
             xattrs.push((name, value));
@@ -297,7 +429,7 @@ impl Target {
             false => self.tree.xattrs(xattrs).map_err(|reason| refused(&meta.path, reason))?,
         };
         let nanos = u32::try_from(meta.mtime.tv_nsec).expect("less than a second");
-        Ok(windlass_snapshot::erofs::Meta {
+        Ok(Attributes {
             mode: if meta.kind == EntryType::Symlink { 0o777 } else { mode },
             uid: meta.uid,
             gid: meta.gid,
@@ -307,14 +439,14 @@ impl Target {
     }
 }
 
-fn bytes(path: &Path) -> &[u8] {
-    path.as_os_str().as_bytes()
-}
-
 /// What went wrong with an entry's data.
-pub(super) fn data_error(error: DataError, entry: &Path) -> Error {
+pub(super) fn data_error(
+    error: DataError,
+    entry: &Path,
+    read: impl FnOnce(std::io::Error) -> Error,
+) -> Error {
     match error {
-        DataError::Read(source) => tar_error(source),
+        DataError::Read(source) => read(source),
         DataError::Write(source) => cannot_write(source),
         other => refused(entry, other.to_string()),
     }
