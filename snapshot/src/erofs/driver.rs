@@ -98,32 +98,6 @@ impl Erofs {
         Ok(Self { folders: Folders::open(root, durability, FILES)?, form: options.form })
     }
 
-    /// The file into which an applier may write the image of a layer, given the mounts of an active snapshot without a parent. It
-    /// is not there before. If it is there at commit, it is the layer, and what was written through the mounts is not.
-    ///
-    /// The image may have the marks [`IMPLIED`](super::IMPLIED) and [`LINK`](super::LINK): the commit looks up in the layers
-    /// below what they stand for. A commit that failed may have done so already; the snapshot is then to be removed.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Unsupported`] if the mounts are not such a snapshot's.
-    pub fn layer_file(&self, mounts: &[Mount]) -> Result<PathBuf> {
-        let snapshots = self.folders.root().path().join("snapshots");
-        match mounts {
-            [Mount { fstype, source, .. }]
-                if fstype == "bind"
-                    && source.ends_with("fs")
-                    && source.ancestors().nth(2) == Some(&snapshots) =>
-            {
-                Ok(source.with_file_name(LAYER))
-            }
-            _ => Err(unsupported(
-                "write a layer",
-                "these are not the mounts of one of its snapshots without a parent".to_owned(),
-            )),
-        }
-    }
-
     /// Writes the whole tree of a committed snapshot into one image, which needs no other file: a root disk for a virtual machine.
     /// `file` is emptied first. Nothing is synced.
     ///
@@ -266,7 +240,7 @@ impl Snapshotter for Erofs {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(true, Whiteouts::Overlay).stacked(STACKED)
+        Capabilities::new(true, Whiteouts::Overlay).images().stacked(STACKED)
     }
 
     fn stat(&self, name: &str) -> Result<Option<Info>> {
@@ -329,6 +303,25 @@ impl Snapshotter for Erofs {
             return Err(unsupported("stack", "no snapshot was given".to_owned()));
         }
         Ok(vec![read_only(&folders, &lower)])
+    }
+
+    /// The image may have the marks [`IMPLIED`](super::IMPLIED) and [`LINK`](super::LINK): the commit looks up in the layers
+    /// below what they stand for. A commit that failed may have done so already; the snapshot is then to be removed.
+    fn layer_file(&self, mounts: &[Mount]) -> Result<PathBuf> {
+        let snapshots = self.folders.root().path().join("snapshots");
+        match mounts {
+            [Mount { fstype, source, .. }]
+                if fstype == "bind"
+                    && source.ends_with("fs")
+                    && source.ancestors().nth(2) == Some(&snapshots) =>
+            {
+                Ok(source.with_file_name(LAYER))
+            }
+            _ => {
+                let reason = "these are not the mounts of one of its snapshots without a parent".to_owned();
+                Err(unsupported("write a layer", reason))
+            }
+        }
     }
 
     fn commit(&self, commits: &[Commit<'_>]) -> Result<()> {

@@ -3,6 +3,7 @@
 //! What is in the image is what [`apply`](super::apply) would make of the layer, entry for entry, with the same limits.
 
 mod acl;
+mod applier;
 mod target;
 
 use std::{
@@ -18,6 +19,7 @@ use windlass_snapshot::{
     erofs::{Image, Writer},
 };
 
+pub use self::applier::ImageApplier;
 use self::target::Target;
 use super::{Archive, HashingReader, Limits, Meta};
 use crate::{Error, Result};
