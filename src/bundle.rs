@@ -3,7 +3,11 @@ use std::sync::Arc;
 use windlass_images::LeaseOptions;
 use windlass_rootfs::{Bundle, spec};
 
-use crate::{Error, Platforms, Result, Windlass, windlass::blocking};
+use crate::{
+    Error, Platforms, Result, Windlass,
+    labels::{IMAGE, MANIFEST},
+    windlass::blocking,
+};
 
 impl Windlass {
     /// Prepares a container: a writable snapshot named `id` on top of an image, mounted in a bundle below `<root>/bundles`.
@@ -32,13 +36,17 @@ impl Windlass {
         let provider = Arc::new(self.refetching(name).await?);
         let parent = self.unpack_held(provider, image.descriptor(), &lease).await?;
         let parent = parent.map(|chain_id| chain_id.to_string());
+        let manifest = serde_json::to_string(image.descriptor()).expect("a descriptor is JSON");
+        let labels = [(IMAGE, name), (MANIFEST, &manifest)];
+        let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         let (this, id, used) = (self.clone(), id.to_owned(), name.to_owned());
         let bundle = blocking(move || {
             this.images().touch(&used)?;
             let snapshotter = this.snapshotter()?;
             let mounts = snapshotter.prepare(&id, parent.as_deref())?;
             let make = || {
-                let bundle = Bundle::mount(this.root().join("bundles").join(&id), &mounts)?;
+                snapshotter.update(&id, labels)?;
+                let bundle = Bundle::mount(this.bundle_path(&id), &mounts)?;
                 bundle.write_spec(&spec::generate(image.config(), &bundle.rootfs(), &id, &options)?)?;
                 Ok(bundle)
             };
@@ -51,22 +59,5 @@ impl Windlass {
         .await?;
         lease.release().await?;
         Ok(bundle)
-    }
-
-    /// Removes a container's bundle, and with `snapshot` also what it wrote.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Rootfs`](crate::Error::Rootfs) if it cannot be unmounted, [`Error::Snapshot`](crate::Error::Snapshot).
-    pub async fn remove_container(&self, id: &str, bundle: Bundle, snapshot: bool) -> Result<()> {
-        let (this, id) = (self.clone(), id.to_owned());
-        blocking(move || {
-            bundle.remove()?;
-            if snapshot {
-                this.snapshotter()?.remove(&id)?;
-            }
-            Ok(())
-        })
-        .await
     }
 }

@@ -14,10 +14,26 @@ pub enum Error {
         prefix: String,
     },
 
+    /// The snapshot cannot become an image.
+    #[error("cannot commit {key:?}: {reason}")]
+    Commit {
+        /// The snapshot.
+        key: String,
+        /// Why not, and what to do about it.
+        reason: String,
+    },
+
     /// The container's name could lead out of the folder of bundles.
     #[error("{id:?} is no container id: use letters, digits, `_`, `.`, `+` and `-`")]
     ContainerId {
         /// What was given.
+        id: String,
+    },
+
+    /// A process that is running has the container mounted.
+    #[error("container {id:?} is in use; end it first")]
+    ContainerInUse {
+        /// The container.
         id: String,
     },
 
@@ -28,6 +44,13 @@ pub enum Error {
     /// An image is not what it should be, or the list of images refused.
     #[error(transparent)]
     Images(#[from] windlass_images::Error),
+
+    /// There is no such container.
+    #[error("no container {id:?} here")]
+    NoContainer {
+        /// What was asked for.
+        id: String,
+    },
 
     /// No image of that name has been pulled.
     #[error("no image {name} here; pull it first")]

@@ -4,7 +4,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use oci_spec::image::Descriptor;
+use oci_spec::image::{Descriptor, MediaType};
 use windlass_content::{Blob, Error as ContentError, Ingest, Ingester, LocalStore, Provider};
 use windlass_images::{
     Image, Lease, LeaseOptions, Resource,
@@ -12,7 +12,7 @@ use windlass_images::{
     progress::Progress,
 };
 use windlass_remotes::local::Source;
-use windlass_rootfs::compression::decompress;
+use windlass_rootfs::{apply::Limits, compression::decompress};
 
 use crate::{Platforms, PullOptions, Pulled, Result, Retain, Windlass, attempt::Extent};
 
@@ -194,7 +194,9 @@ impl<R: Read + Send + 'static> Read for Decompressed<R> {
                 Self::Open(plain) => return plain.read(buf),
                 Self::Closed(compressed) => {
                     let compressed = compressed.take().ok_or(io::ErrorKind::BrokenPipe)?;
-                    *self = Self::Open(decompress(compressed)?);
+                    // A file has no media type: its first bytes say what it is.
+                    let unnamed = MediaType::Other(String::new());
+                    *self = Self::Open(decompress(compressed, &unnamed, &Limits::default())?);
                 }
             }
         }

@@ -16,6 +16,8 @@
 mod attempt;
 mod bundle;
 mod collect;
+mod commit;
+mod containers;
 mod driver;
 mod error;
 mod export;
@@ -28,6 +30,8 @@ mod unpack;
 mod usage;
 mod windlass;
 
+pub use commit::{CommitOptions, Committed};
+pub use containers::{Container, ContainerState};
 pub use driver::Driver;
 pub use error::{Error, Result};
 pub use import::ImportOptions;

@@ -8,7 +8,7 @@ use windlass::{Platforms, Reference, images::Platform, remotes::local::Source};
 
 use crate::{
     settings::Settings,
-    values::{bytes, image},
+    values::{Compressed, bytes, image},
 };
 
 /// Pull, store, unpack and run OCI and Docker images, without a daemon.
@@ -98,6 +98,26 @@ pub(crate) enum LocalCommand {
     },
     /// Run a command in a new container of an image that was pulled.
     Run(RunArgs),
+    /// List the containers that are kept, in use, or were left by a process that died.
+    #[command(visible_alias = "ps", args_conflicts_with_subcommands = true)]
+    Containers {
+        /// One JSON object per line.
+        #[arg(long)]
+        json: bool,
+        #[command(subcommand)]
+        command: Option<ContainersCommand>,
+    },
+    /// Make an image of what a container has changed, and print its digest. With $SOURCE_DATE_EPOCH the same changes give the
+    /// same image.
+    Commit(CommitArgs),
+    /// Write what a container has changed as a layer, on stdout.
+    Diff {
+        /// The container, or another active snapshot.
+        key: String,
+        /// How the layer is compressed.
+        #[arg(long, value_enum, default_value = "none")]
+        compression: Compressed,
+    },
     /// Store a blob that comes on stdin.
     Ingest(IngestArgs),
     /// List ingests that are not complete.
@@ -211,6 +231,36 @@ pub(crate) enum ImagesCommand {
     Import(ImportArgs),
     /// Write images as an archive that docker, podman and skopeo read.
     Export(ExportArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContainersCommand {
+    /// Remove containers, with what they wrote. One whose process has died is ended first, if it still runs.
+    Rm {
+        /// The containers.
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CommitArgs {
+    /// The container, or another active snapshot.
+    pub(crate) key: String,
+    /// The image's name.
+    pub(crate) name: Reference,
+    /// Who made it [default: who made the base image].
+    #[arg(short, long)]
+    pub(crate) author: Option<String>,
+    /// What to say of the change in the image's history.
+    #[arg(short, long)]
+    pub(crate) message: Option<String>,
+    /// The image that the snapshot is on top of [default: the one that it was made of].
+    #[arg(long, value_name = "IMAGE", value_parser = image)]
+    pub(crate) base: Option<String>,
+    /// How the layer is compressed.
+    #[arg(long, value_enum, default_value = "gzip")]
+    pub(crate) compression: Compressed,
 }
 
 #[derive(Debug, Subcommand)]
@@ -376,11 +426,11 @@ pub(crate) struct IngestArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Remove the container's file system when it ends.
+    /// Remove the container's file system when it ends, instead of keeping it for `commit` or `diff`.
     #[arg(long)]
     pub(crate) rm: bool,
     /// A name for the container [default: made up].
-    #[arg(long)]
+    #[arg(long, visible_alias = "name")]
     pub(crate) id: Option<String>,
     /// The OCI runtime: a program, or `embedded` [default: the first of runc, crun, youki that is installed].
     #[arg(long, value_name = "PATH")]

@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr, so that commands can be piped into each other.
 
 mod cli;
+mod containers;
 mod content;
 mod display;
 mod fetch;
@@ -93,6 +94,11 @@ async fn local(settings: &Settings, command: LocalCommand) -> anyhow::Result<Exi
         LocalCommand::Du { json } => upkeep::du(&windlass, json).await?,
         LocalCommand::Leases { json, command } => upkeep::leases(&windlass, json, command).await?,
         LocalCommand::Run(arguments) => return run::run(&windlass, arguments).await,
+        LocalCommand::Containers { json, command } => {
+            containers::containers(&windlass, json, command).await?;
+        }
+        LocalCommand::Commit(arguments) => containers::commit(&windlass, arguments).await?,
+        LocalCommand::Diff { key, compression } => containers::diff(&windlass, key, compression).await?,
         LocalCommand::Ingest(arguments) => content::ingest(&windlass, arguments).await?,
         LocalCommand::Active { quiet } => content::active(&windlass, quiet).await?,
         LocalCommand::List { quiet } => content::list(&windlass, quiet).await?,

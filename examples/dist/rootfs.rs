@@ -1,6 +1,11 @@
 //! `apply`, `rootfs unpack`, `rootfs prepare`: from layers to mounts.
 
-use std::{fs::File, io, os::fd::OwnedFd, path::Path};
+use std::{
+    fs::File,
+    io::{self, BufReader},
+    os::fd::OwnedFd,
+    path::Path,
+};
 
 use anyhow::Context;
 use oci_spec::image::{Descriptor, Digest, MediaType};
@@ -15,8 +20,10 @@ use crate::{cli::RootfsCommand, content::unnamed, output};
 pub(crate) async fn apply(dir: &Path) -> anyhow::Result<()> {
     let root = File::open(dir).with_context(|| format!("cannot open {}", dir.display()))?;
     let work = move || {
-        let tar = windlass::rootfs::compression::decompress(io::stdin())?;
-        anyhow::Ok(apply::apply(tar, &OwnedFd::from(root), &apply::Options::default())?)
+        let (options, unnamed) = (apply::Options::default(), MediaType::Other(String::new()));
+        let plain = windlass::rootfs::compression::decompress(io::stdin(), &unnamed, &options.limits)?;
+        let plain = BufReader::with_capacity(256 << 10, plain);
+        anyhow::Ok(apply::apply(plain, &OwnedFd::from(root), &options)?)
     };
     let applied = tokio::task::spawn_blocking(work).await??;
     Ok(output::line(applied.diff_id)?)

@@ -1,6 +1,9 @@
 //! How values are written on the command line.
 
-use windlass::Reference;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use windlass::{Reference, rootfs::compression::Compression};
 
 /// Something that can name an image: a reference, or a digest. Their beginnings look like references, too.
 pub(crate) fn image(text: &str) -> Result<String, windlass::reference::Error> {
@@ -28,4 +31,32 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
         true => Ok((number * 1024_f64.powi(power)) as u64),
         false => Err("a size is not negative".to_owned()),
     }
+}
+
+/// How a layer is compressed.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Compressed {
+    None,
+    Gzip,
+    Zstd,
+}
+
+impl From<Compressed> for Compression {
+    fn from(compressed: Compressed) -> Self {
+        match compressed {
+            Compressed::None => Self::None,
+            Compressed::Gzip => Self::Gzip,
+            Compressed::Zstd => Self::Zstd,
+        }
+    }
+}
+
+/// The time that whoever builds reproducibly wants instead of the current one (reproducible-builds.org, SOURCE_DATE_EPOCH).
+pub(crate) fn source_date() -> anyhow::Result<Option<SystemTime>> {
+    let Some(text) = std::env::var_os("SOURCE_DATE_EPOCH") else { return Ok(None) };
+    let seconds = text.to_str().and_then(|text| text.parse().ok());
+    let time = seconds.and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+    let time = time
+        .with_context(|| format!("$SOURCE_DATE_EPOCH is {text:?}; it is a number of seconds since 1970"))?;
+    Ok(Some(time))
 }

@@ -33,8 +33,8 @@ pub enum Error {
     #[error(transparent)]
     Content(#[from] windlass_content::Error),
 
-    /// The list of images could not be read or written.
-    #[error("cannot {op} in the image list {}", path.display())]
+    /// The list of images, or what a garbage collection notes beside it, could not be read or written.
+    #[error("cannot {op} in the database {}", path.display())]
     Database {
         /// What was being done, as a verb phrase: `"record an image"`.
         op: &'static str,

@@ -70,6 +70,11 @@ impl Image {
         &self.descriptor
     }
 
+    /// The manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
     /// The config.
     pub fn config(&self) -> &Config {
         &self.config

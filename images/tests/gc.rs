@@ -78,6 +78,32 @@ async fn other_platforms_that_were_never_fetched_are_no_error() {
     assert_eq!(there(&root, &here).await, [true; 3]);
 }
 
+/// More than is read, noted and removed at once.
+#[tokio::test]
+async fn thousands_of_manifests_below_one_index_stay_and_thousands_of_others_go() {
+    let root = Root::new();
+    let manifests = |text: &str| -> Vec<Blob> {
+        (0..1100).map(|n| image(&format!("{text} {n}"), &[layer("shared")]).swap_remove(0)).collect()
+    };
+    let (kept, dropped) = (manifests("kept"), manifests("dropped"));
+    for blob in kept.iter().chain(&dropped) {
+        root.add(blob).await;
+    }
+    let index = index(&kept.iter().map(|it| &it.descriptor).collect::<Vec<_>>());
+    root.store.put("index", &root.add(&index).await).expect("it is recorded");
+    let lease = root.store.lease(LeaseOptions::default()).await.expect("it is made");
+    let held: Vec<_> = dropped[..10].iter().map(|it| Resource::Blob(it.digest())).collect();
+    lease.hold_all(&held).await.expect("it holds");
+
+    let dry = root.gc().run(&Options::default().dry_run(true)).await.expect("it looks");
+    let report = collect(&root).await;
+
+    assert_eq!((dry.blobs.len(), report.blobs.len()), (1090, 1090));
+    assert_eq!(there(&root, &kept).await, [true; 1100]);
+    let there = there(&root, &dropped).await;
+    assert_eq!((&there[..10], &there[10..]), (&[true; 10][..], &[false; 1090][..]));
+}
+
 #[tokio::test]
 async fn a_lease_holds_a_blob_alone_and_a_tree_with_all_below_it() {
     let root = Root::new();

@@ -1,10 +1,14 @@
 use std::{
     fs, io,
-    os::unix::fs::DirBuilderExt,
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
 };
 
 use oci_spec::runtime::Spec;
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags, flock},
+    io::Errno,
+};
 use windlass_snapshot::{
     Mount,
     mount::{mount_all, unmount},
@@ -14,10 +18,13 @@ use crate::{Error, Result};
 
 /// A folder that an OCI runtime runs: `config.json` and the mounted `rootfs` (runtime-spec, bundle.md).
 ///
-/// Dropping it unmounts the root file system and removes the folder; [`remove`](Self::remove) does the same and says whether it worked.
+/// As long as the process that made it lives, no other one takes it for abandoned. Dropping it unmounts the root file system and removes the folder; [`remove`](Self::remove) does the same and says whether it worked.
 #[derive(Debug)]
 pub struct Bundle {
     path: PathBuf,
+    /// The folder, locked. The kernel releases it when the process dies.
+    _lock: OwnedFd,
+    is_removed: bool,
 }
 
 impl Bundle {
@@ -42,12 +49,51 @@ impl Bundle {
             path: path.clone(),
             source,
         })?;
+        let lock =
+            open(&path).and_then(|folder| flock(&folder, FlockOperation::LockExclusive).map(|()| folder));
+        let lock = lock.map_err(|errno| {
+            // Nothing else is in it yet.
+            let _ = fs::remove_dir(&path);
+            failed("lock the bundle", &path)(errno)
+        })?;
         // From here on, dropping it cleans up.
-        let bundle = Self { path };
+        let bundle = Self { path, _lock: lock, is_removed: false };
         let rootfs = bundle.rootfs();
         make(&rootfs, 0o755).map_err(|source| Error::Io { op: "create", path: rootfs.clone(), source })?;
         mount_all(mounts, &rootfs)?;
         Ok(bundle)
+    }
+
+    /// Takes over a bundle whose process has died, to remove it. `None` if a process has it. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if there is none.
+    pub fn adopt(path: impl Into<PathBuf>) -> Result<Option<Self>> {
+        let path = path.into();
+        let folder = open(&path).map_err(failed("open the bundle", &path))?;
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self { path, _lock: folder, is_removed: false })),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(failed("lock the bundle", &path)(errno)),
+        }
+    }
+
+    /// Whether the process that made a bundle still has it. `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn is_in_use(path: &Path) -> Result<Option<bool>> {
+        let folder = match open(path) {
+            Err(Errno::NOENT) => return Ok(None),
+            answer => answer.map_err(failed("open the bundle", path))?,
+        };
+        match flock(&folder, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(Some(false)),
+            Err(Errno::WOULDBLOCK) => Ok(Some(true)),
+            Err(errno) => Err(failed("lock the bundle", path)(errno)),
+        }
     }
 
     /// Writes `config.json`. Blocks.
@@ -76,10 +122,9 @@ impl Bundle {
     /// # Errors
     ///
     /// [`Error::Snapshot`] and [`Error::Io`].
-    pub fn remove(self) -> Result<()> {
-        let result = self.clean_up();
-        std::mem::forget(self);
-        result
+    pub fn remove(mut self) -> Result<()> {
+        self.is_removed = true;
+        self.clean_up()
     }
 
     fn clean_up(&self) -> Result<()> {
@@ -102,8 +147,19 @@ impl Bundle {
     }
 }
 
+fn open(path: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn failed(op: &'static str, path: &Path) -> impl FnOnce(Errno) -> Error {
+    move |errno| Error::Io { op, path: path.to_owned(), source: errno.into() }
+}
+
 impl Drop for Bundle {
     fn drop(&mut self) {
+        if self.is_removed {
+            return;
+        }
         if let Err(error) = self.clean_up() {
             tracing::warn!(path = %self.path.display(), %error, "a bundle is left behind");
         }

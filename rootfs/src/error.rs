@@ -8,10 +8,17 @@ use oci_spec::image::Digest;
 /// The result of this crate's calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a layer could not be applied, an image not unpacked, or a bundle not made.
+/// Why a layer could not be applied or written, an image not unpacked, or a bundle not made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// Somebody changed a tree while it was read. Worth trying again once nobody does.
+    #[error("{} changed while it was read: stop or pause what writes to it", path.display())]
+    Changed {
+        /// What changed, in the tree.
+        path: PathBuf,
+    },
+
     /// The content store refused.
     #[error(transparent)]
     Content(#[from] windlass_content::Error),

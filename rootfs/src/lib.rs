@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! layer blob ──decompress──▶ hash (DiffID) ──▶ apply ──commit──▶ snapshot named by its ChainID
+//! active snapshot ──diff──▶ hash (DiffID) ──compress──▶ hash (digest) ──▶ layer blob
 //! image config ──spec──▶ runtime spec ──┐
 //! snapshot mounts ──────────────────────┴──▶ Bundle (config.json + rootfs) ──▶ an OCI runtime
 //! ```
@@ -13,6 +14,7 @@ mod applier;
 pub mod apply;
 mod bundle;
 pub mod compression;
+pub mod diff;
 mod error;
 pub mod spec;
 mod unpacker;

@@ -4,6 +4,7 @@
 //! Layer ──▶ ImageBuilder, Index, Artifact ──▶ Image ──push──▶ Registry (in-process, with faults)
 //!                                                       └──▶ RealRegistry (Debian's docker-registry)
 //! folder ──read──▶ Tree ──diff──▶ what two folders differ in
+//! bytes ──decode──▶ Edits ──apply──▶ a folder with anything in it
 //! ```
 //!
 //! Everything here panics, with a reason, where a library would return an error: a test that cannot be set up
@@ -13,6 +14,7 @@ mod artifact;
 mod builder;
 mod demo;
 mod disk;
+mod edits;
 mod fault;
 mod http;
 mod image;
@@ -31,6 +33,7 @@ pub use self::{
     builder::RegistryBuilder,
     demo::demo_image,
     disk::LoopDisk,
+    edits::Edits,
     fault::Fault,
     image::{Image, ImageBuilder, Index},
     layer::Layer,

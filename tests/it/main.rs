@@ -1,5 +1,6 @@
 //! The main job, and what may go wrong with it, through `dist` as its users run it.
 
+mod commit;
 mod damage;
 mod discard;
 mod dist;

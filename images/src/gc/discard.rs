@@ -6,7 +6,8 @@ use oci_spec::image::Digest;
 use windlass_content::Error as ContentError;
 
 use super::{
-    mark::{Marked, Node},
+    mark::Marked,
+    marks::{Marks, Node},
     roots,
 };
 use crate::{Lease, Result, gate};
@@ -30,10 +31,10 @@ impl Lease {
             // Marked anew for each, as a pull has few, so that nobody waits for long.
             let _inside = gate::enter(self.store().folder()).await?;
             let others = roots::others(self.store(), self.began(), self.id()).await?;
-            let mut marked = Marked::new(content.clone(), false);
+            let mut marked = Marked::new(content.clone(), false, Marks::in_memory().await?);
             marked.hold(&others.resources).await?;
             marked.mark(others.targets.iter().map(Node::from)).await?;
-            if marked.has(blob) {
+            if marked.has(blob).await? {
                 continue;
             }
             match content.delete(blob).await {

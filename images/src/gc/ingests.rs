@@ -18,12 +18,12 @@ impl Sweep<'_> {
         let now = SystemTime::now();
         for status in content.active().await? {
             let since = now.duration_since(status.updated).unwrap_or_default();
-            if since < idle || self.marked.has_ingest(&status.key) {
+            if since < idle || self.marked.has_ingest(&status.key).await? {
                 continue;
             }
             if !self.dry_run {
                 let _inside = self.enter().await?;
-                if self.marked.has_ingest(&status.key) {
+                if self.marked.has_ingest(&status.key).await? {
                     continue;
                 }
                 match timeout(WRITER, content.abort(&status.key)).await {

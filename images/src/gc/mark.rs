@@ -7,10 +7,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{StreamExt, stream::FuturesUnordered};
+use futures::{StreamExt, TryStreamExt, stream};
 use oci_spec::image::{Descriptor, Digest, MediaType};
-use windlass_content::{Info, ProviderExt, Store};
+use windlass_content::{Filter, ProviderExt, Store};
 
+use super::{
+    key::Key,
+    marks::{Candidate, Marks, Node, PAGE},
+};
 use crate::{
     Resource, Result, chain_ids,
     children::MAX_MANIFEST,
@@ -19,7 +23,7 @@ use crate::{
 };
 
 /// How many manifests are read at once.
-const AT_ONCE: usize = 8;
+pub(super) const AT_ONCE: usize = 8;
 
 /// What was found to be needed.
 #[derive(Debug)]
@@ -27,24 +31,9 @@ pub(super) struct Marked {
     content: Arc<dyn Store>,
     /// Whether configs are read for their ChainIDs.
     chains: bool,
-    digests: HashSet<Key>,
-    /// Manifests and indexes that were looked into, in this round of marking.
-    visited: HashSet<Key>,
-    /// Unmarked manifests, by what they are about.
-    referrers: HashMap<Key, Vec<Digest>>,
-    snapshots: HashSet<Resource>,
-    chain_ids: HashSet<String>,
-    ingests: HashSet<String>,
-}
-
-/// Something to mark with all that is below it. As small as can be: there may be many to look into.
-#[derive(Debug)]
-pub(super) struct Node {
-    digest: Digest,
-    /// In bytes; `None` if one has to look.
-    size: Option<u64>,
-    /// Whether something may be below it.
-    deep: bool,
+    marks: Marks,
+    /// In a new round, what was looked into before is looked into again.
+    round: u32,
 }
 
 impl Node {
@@ -65,134 +54,149 @@ impl From<&Descriptor> for Node {
 #[derive(Default)]
 struct Below {
     nodes: Vec<Node>,
-    chain_ids: Vec<String>,
+    chains: Vec<Key>,
 }
 
 impl Marked {
-    pub(super) fn new(content: Arc<dyn Store>, chains: bool) -> Self {
-        Self {
-            content,
-            chains,
-            digests: HashSet::new(),
-            visited: HashSet::new(),
-            referrers: HashMap::new(),
-            snapshots: HashSet::new(),
-            chain_ids: HashSet::new(),
-            ingests: HashSet::new(),
-        }
+    /// Nothing yet. `marks` is empty.
+    pub(super) fn new(content: Arc<dyn Store>, chains: bool, marks: Marks) -> Self {
+        Self { content, chains, marks, round: 1 }
     }
 
-    pub(super) fn has(&self, digest: &Digest) -> bool {
-        self.digests.contains(&Key::of(digest))
+    pub(super) async fn has(&self, digest: &Digest) -> Result<bool> {
+        self.has_key(Key::blob(digest)).await
     }
 
-    /// All that was marked, whether it is there or not.
-    pub(super) fn into_digests(self) -> impl Iterator<Item = Digest> {
-        self.digests.into_iter().map(|key| key.digest())
+    pub(super) async fn has_ingest(&self, key: &str) -> Result<bool> {
+        self.has_key(Key::ingest(key)).await
     }
 
-    /// Whether a lease holds the snapshot, or it is a layer of an image.
-    pub(super) fn has_snapshot(&self, driver: &str, name: &str) -> bool {
-        self.chain_ids.contains(name)
-            || self.snapshots.contains(&Resource::Snapshot { driver: driver.into(), name: name.into() })
+    async fn has_key(&self, key: Key) -> Result<bool> {
+        Ok(self.marks.are_marked(vec![key]).await? == [true])
     }
 
-    pub(super) fn has_ingest(&self, key: &str) -> bool {
-        self.ingests.contains(key)
+    /// Those of these snapshots that a lease holds, or that are layers of an image.
+    pub(super) async fn snapshots(&self, driver: &str, names: Vec<String>) -> Result<HashSet<String>> {
+        let keys = names.iter().flat_map(|it| [Key::chain(it), Key::snapshot(driver, it)]).collect();
+        let marked = self.marks.are_marked(keys).await?;
+        let named = names.into_iter().zip(marked.chunks(2));
+        Ok(named.filter(|(_, marked)| marked.contains(&true)).map(|(name, _)| name).collect())
     }
 
     /// Marks what a lease holds.
     pub(super) async fn hold(&mut self, resources: &[Resource]) -> Result<()> {
-        let trees = self.note(resources);
-        self.mark(trees).await
-    }
-
-    /// Marks what of `resources` can be marked without reading; gives the rest.
-    pub(super) fn note(&mut self, resources: &[Resource]) -> Vec<Node> {
-        let mut trees = Vec::new();
-        for resource in resources {
-            match resource {
-                Resource::Blob(digest) => {
-                    let key = Key::of(digest);
-                    let referrers = self.referrers.get_mut(&key).map(mem::take).unwrap_or_default();
-                    trees.extend(referrers.into_iter().map(Node::unknown));
-                    self.digests.insert(key);
-                }
-                Resource::Tree(digest) => trees.push(Node::unknown(digest.clone())),
-                Resource::Snapshot { .. } => drop(self.snapshots.insert(resource.clone())),
-                Resource::Ingest(key) => drop(self.ingests.insert(key.clone())),
-            }
-        }
-        trees
-    }
-
-    /// Marks what is recorded or held since the last round, and looks into it again even if it did so before: then,
-    /// not all may have been there.
-    pub(super) async fn mark_again(&mut self, roots: Vec<Node>) -> Result<()> {
-        self.visited.clear();
-        self.mark(roots).await
+        self.note(resources, Vec::new()).await?;
+        self.walk().await
     }
 
     /// Marks these roots and all that is below them, and the referrers that are known of all of it.
     pub(super) async fn mark(&mut self, roots: impl IntoIterator<Item = Node>) -> Result<()> {
-        self.walk(roots.into_iter().collect()).await?;
+        self.note(&[], roots.into_iter().collect()).await?;
+        self.walk().await
+    }
+
+    /// Marks what is recorded or held since the last round, but not yet what is below it. That is looked into again even if it was
+    /// before: then, not all may have been there. Returns whether there is something to [walk](Self::walk).
+    pub(super) async fn again(&mut self, resources: &[Resource], roots: Vec<Node>) -> Result<bool> {
+        if resources.is_empty() && roots.is_empty() {
+            return Ok(false);
+        }
+        self.round += 1;
+        self.note(resources, roots).await?;
+        self.marks.is_open().await
+    }
+
+    async fn note(&self, resources: &[Resource], mut nodes: Vec<Node>) -> Result<()> {
+        let mut keys = Vec::new();
+        for resource in resources {
+            match resource {
+                Resource::Blob(digest) => {
+                    nodes.push(Node { digest: digest.clone(), size: None, deep: false });
+                }
+                Resource::Tree(digest) => nodes.push(Node::unknown(digest.clone())),
+                Resource::Snapshot { driver, name } => keys.push(Key::snapshot(driver, name)),
+                Resource::Ingest(key) => keys.push(Key::ingest(key)),
+            }
+        }
+        self.marks.mark_keys(keys).await?;
+        self.marks.mark(nodes, self.round).await
+    }
+
+    /// Marks all that is below what was noted.
+    pub(super) async fn walk(&mut self) -> Result<()> {
         loop {
-            let of_marked = |(subject, _): &(&Key, &mut Vec<Digest>)| self.digests.contains(*subject);
-            let referrers: Vec<_> = self
-                .referrers
-                .iter_mut()
-                .filter(of_marked)
-                .flat_map(|(_, referrers)| mem::take(referrers))
-                .map(Node::unknown)
-                .collect();
-            if referrers.is_empty() {
+            let open = self.marks.take_open(self.round).await?;
+            if open.is_empty() {
                 return Ok(());
             }
-            self.walk(referrers).await?;
-        }
-    }
-
-    /// Reads which unmarked blobs are about others, and marks those that are about what is marked.
-    pub(super) async fn find_referrers(&mut self, unmarked: &[Info]) -> Result<()> {
-        let mut small = unmarked.iter().filter(|it| it.size <= MAX_MANIFEST);
-        let mut running = FuturesUnordered::new();
-        loop {
-            while running.len() < AT_ONCE
-                && let Some(info) = small.next()
-            {
-                running.push(subject(self.content.clone(), info.digest.clone(), info.size));
-            }
-            let Some(found) = running.next().await else { break };
-            if let Some((subject, referrer)) = found? {
-                self.referrers.entry(Key::of(&subject)).or_default().push(referrer);
-            }
-        }
-        self.mark([]).await
-    }
-
-    async fn walk(&mut self, mut open: Vec<Node>) -> Result<()> {
-        let mut running = FuturesUnordered::new();
-        loop {
-            while running.len() < AT_ONCE
-                && let Some(node) = open.pop()
-            {
-                if self.enter(&node) {
-                    running.push(look(self.content.clone(), node, self.chains));
+            let look = |node| look(self.content.clone(), node, self.chains);
+            let mut looking = stream::iter(open).map(look).buffer_unordered(AT_ONCE);
+            let mut found = Below::default();
+            while let Some(Below { nodes, chains }) = looking.try_next().await? {
+                found.nodes.extend(nodes);
+                found.chains.extend(chains);
+                if found.nodes.len() + found.chains.len() >= PAGE {
+                    self.keep(mem::take(&mut found)).await?;
                 }
             }
-            let Some(below) = running.next().await else { return Ok(()) };
-            let Below { nodes, chain_ids } = below?;
-            self.chain_ids.extend(chain_ids);
-            open.extend(nodes);
+            drop(looking);
+            self.keep(found).await?;
         }
     }
 
-    /// Marks a node. Returns whether to look into it.
-    fn enter(&mut self, node: &Node) -> bool {
-        let key = Key::of(&node.digest);
-        self.digests.insert(key.clone());
-        node.deep && self.visited.insert(key)
+    async fn keep(&self, found: Below) -> Result<()> {
+        self.marks.mark_keys(found.chains).await?;
+        self.marks.mark(found.nodes, self.round).await
     }
+
+    /// Finds what is there and not marked. All is marked then that is known to be needed, but for
+    /// [referrers](Self::find_referrers).
+    pub(super) async fn find_candidates(&mut self) -> Result<()> {
+        let blobs = self.content.walk(Filter::default()).map_ok(|it| (it.digest, it.size));
+        let mut pages = blobs.try_chunks(PAGE);
+        while let Some(page) = pages.try_next().await.map_err(|it| it.1)? {
+            self.marks.add_candidates(page).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads which candidates are about other blobs, and marks those that are about what is marked.
+    pub(super) async fn find_referrers(&mut self) -> Result<()> {
+        let mut after = 0;
+        loop {
+            let page = self.marks.candidates(after, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = last.row;
+            let small = page.into_iter().filter(|it| it.size <= MAX_MANIFEST);
+            let referrers = stream::iter(small)
+                .map(|it| subject(self.content.clone(), it.digest, it.size))
+                .buffer_unordered(AT_ONCE)
+                .try_filter_map(|found| async { Ok(found) })
+                .try_collect()
+                .await?;
+            self.marks.add_referrers(referrers, self.round).await?;
+        }
+        self.walk().await
+    }
+
+    /// The first `most` candidates behind the row `after` that are still unmarked.
+    pub(super) async fn candidates(&self, after: i64, most: usize) -> Result<Vec<Candidate>> {
+        self.marks.candidates(after, most).await
+    }
+}
+
+/// All that is below a target, and the target, whether it is there or not.
+pub(super) async fn below(content: Arc<dyn Store>, target: Descriptor) -> Result<Vec<Digest>> {
+    let mut open = vec![Node::from(&target)];
+    // With whether it was looked into: a blob can be below another in two roles.
+    let mut found: HashMap<Digest, bool> = HashMap::new();
+    while let Some(node) = open.pop() {
+        let looked = found.entry(node.digest.clone()).or_default();
+        if node.deep && !mem::replace(looked, true) {
+            open.extend(look(content.clone(), node, false).await?.nodes);
+        }
+    }
+    Ok(found.into_keys().collect())
 }
 
 /// Whether something may be below a node of this type.
@@ -214,7 +218,7 @@ async fn look(content: Arc<dyn Store>, node: Node, chains: bool) -> Result<Below
         return Ok(Below::default());
     };
     let mut nodes: Vec<_> = links.below.iter().map(Node::from).collect();
-    let mut chain_ids_found = Vec::new();
+    let mut chains_found = Vec::new();
     if let Some(config) = links.config {
         nodes.push(Node::from(&config));
         if chains
@@ -222,10 +226,10 @@ async fn look(content: Arc<dyn Store>, node: Node, chains: bool) -> Result<Below
             && let Some(bytes) = read(&*content, &config).await?
             && let Ok(config) = Config::parse(&config, &bytes)
         {
-            chain_ids_found = chain_ids(config.diff_ids()).iter().map(ToString::to_string).collect();
+            chains_found = chain_ids(config.diff_ids()).iter().map(|it| Key::chain(it.as_ref())).collect();
         }
     }
-    Ok(Below { nodes, chain_ids: chain_ids_found })
+    Ok(Below { nodes, chains: chains_found })
 }
 
 /// What a blob is about, if it is a referrer; and the blob.
@@ -266,34 +270,4 @@ fn found<T>(digest: &Digest, answer: windlass_content::Result<T>) -> Result<Opti
 /// A descriptor of something of which the type is not known.
 pub(super) fn described(digest: &Digest, size: u64) -> Descriptor {
     Descriptor::new(MediaType::Other(String::new()), size, digest.clone())
-}
-
-/// A digest in little space: there may be millions.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Key {
-    Sha256([u8; 32]),
-    Other(Box<str>),
-}
-
-impl Key {
-    fn of(digest: &Digest) -> Self {
-        let sha256 = || {
-            let hex = digest.as_ref().strip_prefix("sha256:")?;
-            let mut bytes = [0; 32];
-            for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
-                *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-            }
-            (hex.len() == 64).then_some(bytes)
-        };
-        sha256().map_or_else(|| Self::Other(digest.as_ref().into()), Self::Sha256)
-    }
-    fn digest(&self) -> Digest {
-        let text = match self {
-            Self::Other(text) => text.to_string(),
-            Self::Sha256(bytes) => {
-                bytes.iter().fold("sha256:".to_owned(), |hex, byte| format!("{hex}{byte:02x}"))
-            }
-        };
-        text.parse().expect("it was a digest")
-    }
 }

@@ -30,11 +30,20 @@
 //! marked, until those few are. Deleting inside the gate only unlinks: large blobs are kept open meanwhile, so that
 //! their space is freed after leaving.
 //!
+//! **What memory it takes.** No more for a hundred thousand images than for a thousand: what is needed, and what may have to go, is noted in
+//! a file beside the image list, of less than 100 bytes for each blob. It has no name, so that it is gone when
+//! the collection is, however that ends. On a disk that is full it is kept in memory instead, with a warning: to make room is what a collection
+//! is for. What grows with what it is about: the [`Report`], by what was removed; the snapshots of a [`Collector`], all of which
+//! it lists; and with a [`Policy`] all names, of about 1.3 KiB each, and with [`Policy::max_total_size`] all blobs, of which
+//! an image of two blobs of its own and four others takes another 1.3 KiB.
+//!
 //! A collection that dies leaves nothing to repair. The next one does the rest.
 
 mod discard;
 mod ingests;
+mod key;
 mod mark;
+mod marks;
 mod policy;
 mod report;
 mod roots;
@@ -43,16 +52,13 @@ mod sweep;
 
 use std::{fs::File, sync::Arc, time::Duration};
 
-use futures::TryStreamExt;
-use windlass_content::Info;
-
-use self::{mark::Marked, sweep::Sweep};
+use self::{mark::Marked, marks::Marks, sweep::Sweep};
 pub use self::{
     policy::{Policy, Sizes, choose},
     report::{Blob, Ingest, Report, SnapshotName},
     snapshots::{Collector, Snapshot},
 };
-use crate::{Result, Store, gate};
+use crate::{LeaseInfo, Result, Store, gate};
 
 /// What to do in one collection.
 #[derive(Clone, Debug)]
@@ -144,24 +150,52 @@ impl Gc {
         report.leases = leases.dead.into_iter().map(|it| it.id).collect();
         report.images = self.drop_names(options).await?;
 
-        let mut marked = Marked::new(self.content.clone(), !self.collectors.is_empty());
-        for lease in &leases.alive {
-            marked.hold(&lease.resources).await?;
-        }
-        self.mark_images(&mut marked, &report.images).await?;
-        let candidates = self.unmarked(&marked).await?;
-        marked.find_referrers(&candidates).await?;
+        let marks = Marks::on_disk(self.store.folder());
+        let marked = self.mark_anyway(marks, &leases.alive, &report.images).await?;
 
         let mut sweep = Sweep::new(self, marked, cursor, options.dry_run, &mut report);
         for collector in &self.collectors {
             sweep.snapshots(collector).await?;
         }
-        sweep.blobs(candidates).await?;
+        sweep.blobs().await?;
         sweep.ingests(options.idle_ingests).await?;
         if !options.dry_run {
             roots::end(&self.store).await?;
         }
         Ok(report)
+    }
+
+    /// As [`mark`](Self::mark), but if the disk is full it begins again in memory: to make room is what a collection is for.
+    async fn mark_anyway(
+        &self,
+        marks: impl Future<Output = Result<Marks>>,
+        leases: &[LeaseInfo],
+        dropped: &[String],
+    ) -> Result<Marked> {
+        match self.mark(marks, leases, dropped).await {
+            Err(error) if marks::is_full(&error) => {
+                tracing::warn!(%error, "the disk is full: what is needed is noted in memory");
+                self.mark(Marks::in_memory(), leases, dropped).await
+            }
+            marked => marked,
+        }
+    }
+
+    /// Marks what is needed, and finds what is not.
+    async fn mark(
+        &self,
+        marks: impl Future<Output = Result<Marks>>,
+        leases: &[LeaseInfo],
+        dropped: &[String],
+    ) -> Result<Marked> {
+        let mut marked = Marked::new(self.content.clone(), !self.collectors.is_empty(), marks.await?);
+        for lease in leases {
+            marked.hold(&lease.resources).await?;
+        }
+        self.mark_images(&mut marked, dropped).await?;
+        marked.find_candidates().await?;
+        marked.find_referrers().await?;
+        Ok(marked)
     }
 
     /// Marks all images but the dropped ones, which a dry run still finds listed.
@@ -175,10 +209,40 @@ impl Gc {
             marked.mark(roots.map(|(_, target)| (&target).into())).await?;
         }
     }
+}
 
-    /// What is there, and was not marked.
-    async fn unmarked(&self, marked: &Marked) -> Result<Vec<Info>> {
-        let all = self.content.walk(windlass_content::Filter::default());
-        Ok(all.try_filter(|it| std::future::ready(!marked.has(&it.digest))).try_collect().await?)
+#[cfg(test)]
+mod tests {
+    use oci_spec::image::{Descriptor, MediaType};
+    use windlass_content::{LocalStore, hash::sha256};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn on_a_full_disk_what_is_needed_is_noted_in_memory() {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        let content = LocalStore::open(dir.path().join("content"), windlass_content::Options::default());
+        let store = Store::open(dir.path().join("images.db")).expect("it opens");
+        let image = |n: u32| Descriptor::new(MediaType::ImageManifest, 1, sha256(&n.to_le_bytes()));
+        for n in 0..2000 {
+            let target = serde_json::to_string(&image(n)).expect("it is JSON");
+            let statement = "INSERT INTO images (name, target, created, updated) VALUES (?1, ?2, 0, 0)";
+            let row = (n, target);
+            store.relaxed("record", |it| it.execute(statement, row)).expect("it is recorded");
+        }
+        let gc = Gc::new(store, Arc::new(content.expect("it opens")));
+        let full = || async {
+            let marks = Marks::on_disk(dir.path()).await?;
+            marks.limit(10).await?;
+            Ok(marks)
+        };
+        let failed = gc.mark(full(), &[], &[]).await.expect_err("there is no room");
+        assert!(marks::is_full(&failed), "{failed:?}");
+
+        let marked = gc.mark_anyway(full(), &[], &[]).await.expect("there is memory");
+
+        for (n, expected) in [(0, true), (1999, true), (2000, false)] {
+            assert_eq!(marked.has(image(n).digest()).await.expect("it looks"), expected, "{n}");
+        }
     }
 }

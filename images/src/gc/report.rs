@@ -1,7 +1,7 @@
 use oci_spec::image::Digest;
 use serde::Serialize;
 
-/// What a collection removed; what it would remove, if it was a dry run.
+/// What a collection removed; what it would remove, if it was a dry run. It takes memory for each of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Report {

@@ -6,11 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use windlass_content::{Error as ContentError, Info};
+use windlass_content::Error as ContentError;
 
 use super::{
     Blob, Collector, Gc, Report, Snapshot, SnapshotName,
-    mark::{Marked, Node, described},
+    mark::{Marked, described},
+    marks::{Candidate, PAGE},
     roots::{self, Cursor},
     snapshots,
 };
@@ -52,70 +53,62 @@ impl<'a> Sweep<'a> {
         let folder = self.gc.store.folder();
         for _ in 0..PATIENCE {
             let inside = gate::enter(folder).await?;
-            let roots = self.news().await?;
-            if roots.is_empty() {
+            if !self.news().await? {
                 return Ok(inside);
             }
             drop(inside);
-            self.marked.mark_again(roots).await?;
+            self.marked.walk().await?;
         }
         let inside = gate::enter(folder).await?;
-        loop {
-            let roots = self.news().await?;
-            if roots.is_empty() {
-                return Ok(inside);
-            }
-            self.marked.mark_again(roots).await?;
+        while self.news().await? {
+            self.marked.walk().await?;
         }
+        Ok(inside)
     }
 
-    /// What has to be walked of what was recorded and held since the last look.
-    async fn news(&mut self) -> Result<Vec<Node>> {
+    /// Marks what was recorded and held since the last look. Returns whether that has to be walked.
+    async fn news(&mut self) -> Result<bool> {
         let news = roots::news(&self.gc.store, &mut self.cursor).await?;
-        let mut nodes = self.marked.note(&news.resources);
-        nodes.extend(news.targets.iter().map(Node::from));
-        Ok(nodes)
+        self.marked.again(&news.resources, news.targets.iter().map(Into::into).collect()).await
     }
 
     /// Removes the candidates that are still unmarked.
-    pub(super) async fn blobs(&mut self, candidates: Vec<Info>) -> Result<()> {
-        if self.dry_run {
-            for info in candidates.into_iter().filter(|it| !self.marked.has(&it.digest)).collect::<Vec<_>>() {
-                self.removed(info);
+    pub(super) async fn blobs(&mut self) -> Result<()> {
+        let mut after = 0;
+        loop {
+            let most = if self.dry_run { PAGE } else { BATCH };
+            let batch = self.marked.candidates(after, most).await?;
+            let Some(last) = batch.last() else { return Ok(()) };
+            if self.dry_run {
+                after = last.row;
+                batch.into_iter().for_each(|it| self.removed(it));
+            } else {
+                after = self.batch(batch, after).await?;
             }
-            return Ok(());
         }
-        let mut queue = VecDeque::from(candidates);
-        while !queue.is_empty() {
-            let batch: VecDeque<_> = queue.drain(..queue.len().min(BATCH)).collect();
-            for rest in self.batch(batch).await?.into_iter().rev() {
-                queue.push_front(rest);
-            }
-        }
-        Ok(())
     }
 
-    /// Removes some; gives those for which there was no time.
-    async fn batch(&mut self, mut batch: VecDeque<Info>) -> Result<VecDeque<Info>> {
-        batch.retain(|it| !self.marked.has(&it.digest));
+    /// Removes the first few candidates behind the row `after`, which were just found to be these. Gives the row up to which there
+    /// was time.
+    async fn batch(&mut self, batch: Vec<Candidate>, mut after: i64) -> Result<i64> {
         let content = self.gc.content.clone();
         let mut open = Vec::new();
-        for info in batch.iter().filter(|it| it.size >= LARGE) {
+        for it in batch.iter().filter(|it| it.size >= LARGE) {
             // If it cannot be opened it can still be deleted.
-            open.extend(content.open(&described(&info.digest, info.size)).await.ok());
+            open.extend(content.open(&described(&it.digest, it.size)).await.ok());
         }
         let inside = self.enter().await?;
         let entered = Instant::now();
-        while entered.elapsed() < BUDGET
-            && let Some(info) = batch.pop_front()
-        {
-            if self.marked.has(&info.digest) {
-                continue;
-            }
-            match content.delete(&info.digest).await {
-                Ok(()) => self.removed(info),
+        // Some may have been marked meanwhile.
+        for candidate in self.marked.candidates(after, batch.len()).await? {
+            after = candidate.row;
+            match content.delete(&candidate.digest).await {
+                Ok(()) => self.removed(candidate),
                 Err(ContentError::NotFound { .. }) => {}
                 Err(error) => return Err(error.into()),
+            }
+            if entered.elapsed() >= BUDGET {
+                break;
             }
         }
         drop(inside);
@@ -124,19 +117,20 @@ impl<'a> Sweep<'a> {
             Ok(())
         })
         .await?;
-        Ok(batch)
+        Ok(after)
     }
 
-    fn removed(&mut self, info: Info) {
-        self.report.bytes += info.size;
-        self.report.blobs.push(Blob { digest: info.digest, size: info.size });
+    fn removed(&mut self, Candidate { digest, size, .. }: Candidate) {
+        self.report.bytes += size;
+        self.report.blobs.push(Blob { digest, size });
     }
 
     /// Removes the snapshots that are dead.
     pub(super) async fn snapshots(&mut self, collector: &Arc<dyn Collector>) -> Result<()> {
         let driver = collector.driver().to_owned();
         let all = calling(collector, "list", |it| it.list()).await?;
-        let dead = snapshots::dead(all, |name| self.marked.has_snapshot(&driver, name));
+        let live = self.marked.snapshots(&driver, all.iter().map(|it| it.name.clone()).collect()).await?;
+        let dead = snapshots::dead(all, |name| live.contains(name));
         if self.dry_run {
             dead.into_iter().for_each(|it| self.removed_snapshot(&driver, it));
             return Ok(());
@@ -151,7 +145,8 @@ impl<'a> Sweep<'a> {
                 && let Some(snapshot) = queue.pop_front()
             {
                 let name = snapshot.name.clone();
-                let alive = spared.contains(&name) || self.marked.has_snapshot(&driver, &name);
+                let alive = spared.contains(&name)
+                    || !self.marked.snapshots(&driver, vec![name.clone()]).await?.is_empty();
                 if !alive && calling(collector, "remove", move |it| it.remove(&name)).await? {
                     self.removed_snapshot(&driver, snapshot);
                 } else {
@@ -189,7 +184,7 @@ mod tests {
     use serde_json::json;
     use windlass_content::{Ingest, Ingester, LocalStore, Options, WriterExt, hash::sha256};
 
-    use super::*;
+    use super::{super::marks::Marks, *};
     use crate::{LeaseOptions, Resource, Store};
 
     async fn add(content: &LocalStore, media_type: MediaType, text: String) -> Descriptor {
@@ -218,7 +213,8 @@ mod tests {
         let gc = Gc::new(store.clone(), Arc::new(content.clone()));
         let (cursor, _) = roots::begin(&store, false).await.expect("it begins");
         let mut report = Report::default();
-        let marked = Marked::new(Arc::new(content), false);
+        let marks = Marks::on_disk(dir.path()).await.expect("it opens");
+        let marked = Marked::new(Arc::new(content), false, marks);
         let mut sweep = Sweep::new(&gc, marked, cursor, false, &mut report);
         drop(sweep.enter().await.expect("nobody is inside"));
 
@@ -230,7 +226,8 @@ mod tests {
 
         for (image, marked) in [(put, true), (held, true), (before, false)] {
             for blob in [&image.0, &image.1] {
-                assert_eq!(sweep.marked.has(blob.digest()), marked, "{blob:?}");
+                let has = sweep.marked.has(blob.digest()).await.expect("it looks");
+                assert_eq!(has, marked, "{blob:?}");
             }
         }
         let waiting = gate::enter(store.folder());

@@ -23,7 +23,7 @@ pub(super) fn read<R: BufRead>(
     limit: u64,
 ) -> io::Result<Option<Sparse>> {
     let record = |key| member.records.get(key);
-    let sparse = if member.kind.is_gnu_sparse() {
+    let mut sparse = if member.kind.is_gnu_sparse() {
         old(member, archive, limit)?
     } else if let Some(major) = record("GNU.sparse.major") {
         if (major, record("GNU.sparse.minor")) != (b"1", Some(b"0")) {
@@ -43,6 +43,8 @@ pub(super) fn read<R: BufRead>(
         return Ok(None);
     };
     sparse.check(archive.left())?;
+    // GNU tar ends the map of a file that ends in a hole with an empty piece, where the file ends.
+    sparse.pieces.retain(|(_, length)| *length > 0);
     Ok(Some(sparse))
 }
 

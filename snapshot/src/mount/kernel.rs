@@ -3,7 +3,7 @@
 use std::{
     ffi::CString,
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -12,18 +12,12 @@ use rustix::{
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-        fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount,
-        mount_bind, mount_bind_recursive, mount_remount, move_mount, open_tree,
+        fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, mount_bind,
+        mount_bind_recursive, mount_remount, move_mount, open_tree,
     },
 };
 
-use super::{
-    Mount,
-    images::{self, Images},
-    loops,
-    options::Options,
-    place::Place,
-};
+use super::{Mount, images, loops, options::Options, place::Place};
 use crate::sys;
 
 /// The options that `mount(2)` takes: a page, with the zero at its end.
@@ -31,6 +25,15 @@ const PAGE: usize = 4096;
 
 /// Mounts on a folder or a file.
 pub(super) fn attach(one: &Mount, target: &Path) -> io::Result<()> {
+    images::with(one, |one| attach_one(one, target))
+}
+
+/// Mounts without a place in the file system.
+pub(super) fn detached(one: &Mount) -> io::Result<OwnedFd> {
+    images::with(one, detached_one)
+}
+
+fn attach_one(one: &Mount, target: &Path) -> io::Result<()> {
     let options = Options::parse(&one.options)?;
     let new = if one.is_bind() { copied(one, &options) } else { made(one, &options) };
     let moved =
@@ -38,8 +41,7 @@ pub(super) fn attach(one: &Mount, target: &Path) -> io::Result<()> {
     moved.or_else(|err| if old_may(&err, &options) { classic(one, &options, target) } else { Err(err) })
 }
 
-/// Mounts without a place in the file system.
-pub(super) fn detached(one: &Mount) -> io::Result<OwnedFd> {
+fn detached_one(one: &Mount) -> io::Result<OwnedFd> {
     let options = Options::parse(&one.options)?;
     if one.is_bind() {
         return copied(one, &options);
@@ -48,7 +50,7 @@ pub(super) fn detached(one: &Mount) -> io::Result<OwnedFd> {
         .or_else(|err| if old_may(&err, &options) { detached_by_path(one, &options) } else { Err(err) })
 }
 
-/// Whether the old call may do what the new ones could not: kernels before 6.5 take no layer at a time, and values have at most
+/// Whether the old call may do what the new ones could not: kernels before 6.8 take no layer at a time, and values have at most
 /// 255 bytes.
 fn old_may(err: &io::Error, options: &Options<'_>) -> bool {
     let errno = Errno::from_io_error(err);
@@ -74,70 +76,84 @@ fn copied(one: &Mount, options: &Options<'_>) -> io::Result<OwnedFd> {
 
 /// Any other mount.
 fn made(one: &Mount, options: &Options<'_>) -> io::Result<OwnedFd> {
-    let written = options.data.iter().any(|(key, _)| *key == "upperdir");
-    if one.fstype == "overlay" && written && !options.mapping.is_empty() {
-        return options.mapping.as_owner(|| made_here(one, options));
-    }
-    made_here(one, options)
-}
-
-/// Layers that are images are mounted first; files through loop devices where the kernel mounts no files.
-fn made_here(one: &Mount, options: &Options<'_>) -> io::Result<OwnedFd> {
-    let images = Images::mount(options)?;
-    if images.is_empty() {
-        let made = configured(one, options, Lower::Handles(&[]));
-        return made.or_else(|err| match Errno::from_io_error(&err) {
-            Some(Errno::NOTBLK) if one.fstype == "erofs" => {
-                let (one, _devices) = loops::attached(one)?;
-                configured(&one, &Options::parse(&one.options)?, Lower::Handles(&[]))
-            }
+    if one.fstype == "overlay" && !options.mapping.is_empty() && common(options).is_some() {
+        let new = overlay_of_mapped(options, |mapped| configured(one, options, |path| mapped.path(path)));
+        return new.or_else(|err| match Errno::from_io_error(&err) {
+            // Older kernels take no layers from mounts without a place, or not one by one.
+            Some(Errno::INVAL) => overlay_of_mapped(options, |mapped| by_path_of_mapped(one, mapped)),
             _ => Err(err),
         });
     }
-    let handles: Vec<_> = images.handles().collect();
-    configured(one, options, Lower::Handles(&handles)).or_else(|err| match Errno::from_io_error(&err) {
-        Some(Errno::INVAL) => configured(one, options, Lower::Places(&images.place()?)),
+    let here = |path: &str| Ok(path.to_owned());
+    let root = configured(one, options, here).or_else(|err| match Errno::from_io_error(&err) {
+        Some(Errno::NOTBLK) if one.fstype == "erofs" => {
+            let (one, _devices) = loops::attached(one)?;
+            configured(&one, &Options::parse(&one.options)?, here)
+        }
         _ => Err(err),
-    })
+    })?;
+    // The layers of an overlay are mapped.
+    if !options.mapping.is_empty() && one.fstype != "overlay" {
+        options.mapping.apply(&root, false)?;
+    }
+    Ok(root)
 }
 
-/// Where images are mounted that are an overlay's lowest layers.
-#[derive(Clone, Copy)]
-enum Lower<'a> {
-    Handles(&'a [BorrowedFd<'a>]),
-    Places(&'a [Place]),
+/// Overlayfs maps no owners itself, but looks through mounts of its layers that do.
+pub(super) fn overlay_of_mapped(
+    options: &Options<'_>,
+    make: impl FnOnce(Mapped) -> io::Result<OwnedFd> + Send,
+) -> io::Result<OwnedFd> {
+    let make = || make(Mapped::new(options)?);
+    match options.data.iter().any(|(key, _)| *key == "upperdir") {
+        true => options.mapping.as_owner(make),
+        false => make(),
+    }
 }
 
-/// Overlayfs takes one layer per call: no page of options limits their number.
-fn configured(one: &Mount, options: &Options<'_>, images: Lower<'_>) -> io::Result<OwnedFd> {
+/// With the mapped layers in a temporary folder until the overlay is mounted, which keeps them.
+pub(super) fn by_path_of_mapped(one: &Mount, mut mapped: Mapped) -> io::Result<OwnedFd> {
+    mapped.attach()?;
+    let mut options = Vec::new();
+    for option in &one.options {
+        match option.split_once('=') {
+            Some(("uidmap" | "gidmap", _)) => {}
+            Some(("lowerdir", layers)) => {
+                for layer in layers.split(':') {
+                    options.push(format!("lowerdir+={}", mapped.path(layer)?));
+                }
+            }
+            Some((key @ ("lowerdir+" | "upperdir" | "workdir"), path)) => {
+                options.push(format!("{key}={}", mapped.path(path)?));
+            }
+            _ => options.push(option.clone()),
+        }
+    }
+    let moved = Mount { options, ..one.clone() };
+    detached_by_path(&moved, &Options::parse(&moved.options)?)
+}
+
+/// Overlayfs takes one layer per call: no page of options limits their number. `place` says where a layer is.
+fn configured(
+    one: &Mount,
+    options: &Options<'_>,
+    place: impl Fn(&str) -> io::Result<String>,
+) -> io::Result<OwnedFd> {
     let context = fsopen(one.fstype.as_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "source", &one.source)?;
     if options.read_only {
         fsconfig_set_flag(&context, "ro")?;
     }
     let overlay = one.fstype == "overlay";
-    // Overlayfs maps no owners itself, but looks through mounts of its layers that do.
-    let mapped = match overlay && !options.mapping.is_empty() {
-        true => Some(Mapped::new(options)?),
-        false => None,
-    };
-    let place = |path: &str| mapped.as_ref().map_or(Ok(path.to_owned()), |mapped| mapped.path(path));
     if overlay {
         for layer in options.layers() {
             fsconfig_set_string(&context, "lowerdir+", place(layer)?)?;
         }
-        match images {
-            Lower::Handles(handles) => {
-                handles.iter().try_for_each(|image| fsconfig_set_fd(&context, "lowerdir+", image))?;
-            }
-            Lower::Places(places) => places
-                .iter()
-                .try_for_each(|image| fsconfig_set_string(&context, "lowerdir+", image.path()))?,
-        }
+        options.mounted().try_for_each(|layer| fsconfig_set_string(&context, "lowerdir+", layer))?;
     }
     for (key, value) in &options.data {
         match (*key, *value) {
-            ("lowerdir" | "lowerdir+" | images::OPTION, _) if overlay => {}
+            ("lowerdir" | "lowerdir+" | images::MOUNTED, _) if overlay => {}
             ("upperdir" | "workdir", Some(path)) if overlay => {
                 fsconfig_set_string(&context, *key, place(path)?)?;
             }
@@ -146,31 +162,41 @@ fn configured(one: &Mount, options: &Options<'_>, images: Lower<'_>) -> io::Resu
         }
     }
     fsconfig_create(&context)?;
-    let root = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, options.attributes())?;
-    if !overlay && !options.mapping.is_empty() {
-        options.mapping.apply(&root, false)?;
-    }
-    Ok(root)
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, options.attributes())?)
 }
 
 /// The folder that all layers of an overlay are below, mounted once more with its owners mapped.
-struct Mapped {
+pub(super) struct Mapped {
     folder: PathBuf,
     root: OwnedFd,
+    place: Option<Place>,
 }
 
 impl Mapped {
+    /// Where nobody else sees it.
     fn new(options: &Options<'_>) -> io::Result<Self> {
         let folder = common(options).ok_or(Errno::INVAL)?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let root = open_tree(CWD, &folder, flags)?;
         options.mapping.apply(&root, false)?;
-        Ok(Self { folder, root })
+        Ok(Self { folder, root, place: None })
+    }
+
+    /// Gives it a place.
+    fn attach(&mut self) -> io::Result<()> {
+        let mut place = Place::new()?;
+        move_mount(&self.root, "", CWD, place.path(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+        place.mounted(1);
+        self.place = Some(place);
+        Ok(())
     }
 
     fn path(&self, path: &str) -> io::Result<String> {
-        let below = Path::new(path).strip_prefix(&self.folder).map_err(|_| Errno::INVAL)?;
-        Ok(format!("/proc/self/fd/{}/{}", self.root.as_raw_fd(), below.display()))
+        let below = Path::new(path).strip_prefix(&self.folder).map_err(|_| Errno::INVAL)?.display();
+        Ok(match &self.place {
+            Some(place) => format!("{}/{below}", place.path().display()),
+            None => format!("/proc/self/fd/{}/{below}", self.root.as_raw_fd()),
+        })
     }
 }
 
@@ -192,17 +218,6 @@ pub(super) fn classic(one: &Mount, options: &Options<'_>, target: &Path) -> io::
     if one.is_bind() {
         return classic_bind(one, options, target);
     }
-    let images = Images::mount(options)?;
-    if !images.is_empty() {
-        // The overlay goes on without the places.
-        let places = images.place()?;
-        let places = places.iter().map(|image| image.path().display().to_string());
-        let mut all: Vec<_> = options.layers().map(str::to_owned).chain(places).collect();
-        all = vec![format!("lowerdir={}", all.join(":"))].into_iter().chain(options.rest()).collect();
-        let data = CString::new(all.join(",")).ok().filter(|data| data.as_bytes_with_nul().len() < PAGE);
-        let data = data.ok_or(Errno::TOOBIG)?;
-        return Ok(mount(&one.source, target, one.fstype.as_str(), options.flags(), data.as_c_str())?);
-    }
     let with = |layers: Vec<&str>, mut rest: Vec<String>| {
         if !layers.is_empty() {
             rest.insert(0, format!("lowerdir={}", layers.join(":")));
@@ -213,14 +228,14 @@ pub(super) fn classic(one: &Mount, options: &Options<'_>, target: &Path) -> io::
             _ => Err(io::Error::from(Errno::TOOBIG)),
         }
     };
-    match with(options.layers().collect(), options.rest()) {
+    match with(options.layers().chain(options.mounted()).collect(), options.rest()) {
         Err(err) if Errno::from_io_error(&err) == Some(Errno::TOOBIG) => {}
         data => {
             return Ok(mount(&one.source, target, one.fstype.as_str(), options.flags(), data?.as_c_str())?);
         }
     }
     // Shorter when written from the folder that all are in.
-    let folder = common(options).ok_or(Errno::TOOBIG)?;
+    let folder = common(options).filter(|_| options.mounted().next().is_none()).ok_or(Errno::TOOBIG)?;
     let below = |path| Path::new(path).strip_prefix(&folder).ok().and_then(Path::to_str);
     let layers = options.layers().map(below).collect::<Option<Vec<_>>>().ok_or(Errno::TOOBIG)?;
     let data = with(layers, options.rest())?;

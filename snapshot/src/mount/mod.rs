@@ -53,7 +53,7 @@ impl Mount {
     /// The same mount with the owners of all files shown as others: a container in a user namespace sees its own ids.
     ///
     /// What is written through it gets the owner back that it has inside. Each mapping needs a range for both kinds of id. The
-    /// kernel must be able to: 5.12 for most file systems, 6.15 for overlays. Mounting it needs root on the host.
+    /// kernel must be able to: 5.12 for most file systems, 5.19 for the layers of overlays. Mounting it needs root on the host.
     #[must_use]
     pub fn idmapped(mut self, users: &[IdMap], groups: &[IdMap]) -> Self {
         self.options.extend(users.iter().map(|map| format!("uidmap={map}")));
@@ -81,11 +81,11 @@ impl Mount {
             ),
             Some(Errno::TOOBIG) => io::Error::new(
                 io::ErrorKind::ArgumentListTooLong,
-                "its options fill more than a page: it takes Linux 6.5, which is told one layer at a time",
+                "its options fill more than a page: it takes Linux 6.8, which is told one layer at a time",
             ),
             Some(Errno::INVAL) if self.is_idmapped() => io::Error::new(
                 io::ErrorKind::InvalidInput,
-                format!("{err}: to map the owners of files takes Linux 5.12, and 6.15 in an overlay"),
+                format!("{err}: to map the owners of files takes Linux 5.12, and 5.19 in an overlay"),
             ),
             Some(Errno::INVAL) if self.options.iter().any(|option| option == "volatile") => io::Error::new(
                 io::ErrorKind::InvalidInput,

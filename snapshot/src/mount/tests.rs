@@ -196,3 +196,30 @@ fn owners_are_shown_as_others_and_written_back() {
         rustix::fs::statat(&tree, "file", rustix::fs::AtFlags::empty()).expect("it is shown");
     }
 }
+
+#[test]
+fn the_old_interface_and_the_new_one_map_the_owners_of_an_overlay_alike() {
+    let dir = folders(&["lower", "upper", "work"]);
+    fs::write(dir.path().join("lower/file"), "text").expect("a file");
+    let ids = IdMap { inside: 0, outside: 100_000, count: 1000 };
+    let mapped = overlay(&dir).idmapped(&[ids], &[ids]);
+    let options = Options::parse(&mapped.options).expect("they are options");
+
+    let new = kernel::detached(&mapped).expect("the new one");
+    let seen = rustix::fs::statat(&new, "file", rustix::fs::AtFlags::empty()).expect("it is shown");
+    drop(new);
+    let old = kernel::overlay_of_mapped(&options, |layers| kernel::by_path_of_mapped(&mapped, layers));
+    let old = old.expect("the old one");
+
+    let stat = rustix::fs::statat(&old, "file", rustix::fs::AtFlags::empty()).expect("it is shown");
+    assert_eq!((stat.st_uid, stat.st_gid), (seen.st_uid, seen.st_gid));
+    assert_eq!((seen.st_uid, seen.st_gid), (100_000, 100_000));
+    let owner = Some(rustix::fs::Uid::from_raw(100_009));
+    rustix::fs::chownat(&old, "file", owner, None, rustix::fs::AtFlags::empty()).expect("it can be written");
+    let err =
+        openat(&old, "new", OFlags::CREATE, Mode::RWXU).expect_err("nobody is root of the host in there");
+    assert_eq!(err, Errno::OVERFLOW);
+    assert_eq!(fs::metadata(dir.path().join("upper/file")).expect("it was copied up").uid(), 9);
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("the mounts");
+    assert!(!mounts.contains(&dir.path().display().to_string()), "nothing stays mounted");
+}

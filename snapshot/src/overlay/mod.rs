@@ -221,15 +221,19 @@ impl Snapshotter for Overlay {
 }
 
 /// The upper folder is what a mount shows as its root: without this, the root of every container would lose
-/// the mode and the owner that its image gives it.
+/// the mode, the owner and the time that its image gives it.
 fn inherit(from: &Path, to: &Path) -> Result<()> {
     rustix::fs::stat(from)
         .and_then(|stat| {
             let (uid, gid) = (rustix::fs::Uid::from_raw(stat.st_uid), rustix::fs::Gid::from_raw(stat.st_gid));
             rustix::fs::chown(to, Some(uid), Some(gid))?;
-            rustix::fs::chmod(to, rustix::fs::Mode::from_raw_mode(stat.st_mode))
+            rustix::fs::chmod(to, rustix::fs::Mode::from_raw_mode(stat.st_mode))?;
+            let nanos = i64::try_from(stat.st_mtime_nsec).expect("less than a second");
+            let time = rustix::fs::Timespec { tv_sec: stat.st_mtime, tv_nsec: nanos };
+            let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+            rustix::fs::utimensat(rustix::fs::CWD, to, &times, rustix::fs::AtFlags::empty())
         })
-        .map_err(|err| io("copy the mode and owner to", to, err.into()))
+        .map_err(|err| io("copy the mode, owner and time to", to, err.into()))
 }
 
 fn unsupported(op: &'static str, reason: String) -> Error {
