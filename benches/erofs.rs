@@ -64,7 +64,12 @@ fn main() -> Result<()> {
     }
     let [plain, overlay, merged, stacked] = all.map(median);
     println!("{:<28}{:>9}{:>9}{:>10}{:>12}", "", "CPU s", "wall s", "removal s", "find+cat s");
-    for (name, it) in [("plain pipeline", plain), ("overlay", overlay), ("erofs, merged", merged), ("erofs, stacked", stacked)] {
+    for (name, it) in [
+        ("plain pipeline", plain),
+        ("overlay", overlay),
+        ("erofs, merged", merged),
+        ("erofs, stacked", stacked),
+    ] {
         println!("{name:<28}{:>9.3}{:>9.3}{:>10.4}{:>12.3}", it.cpu, it.wall, it.removal, it.first_read);
     }
     let ratios = [

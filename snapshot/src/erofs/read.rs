@@ -283,3 +283,78 @@ impl Source<'_> {
         Ok(entries)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::erofs::{Kind, Options, Writer, layers::Layers};
+
+    /// An image with something of everything.
+    fn image() -> Vec<u8> {
+        let mut tree = Tree::new();
+        let file = tempfile::NamedTempFile::new().expect("there is room");
+        let mut writer = Writer::new(file.reopen().expect("it is there")).expect("there is room");
+        let mut put = |tree: &mut Tree, folder, name: &str, kind| {
+            let xattrs = tree.xattrs([(&b"user.a"[..], name.as_bytes()), (b"trusted.b", b"x")]).expect("known");
+            let meta = Meta { mode: 0o755, uid: 1, gid: 70_000, mtime: (-1, 5), xattrs };
+            tree.put(folder, name.as_bytes(), meta, kind).expect("the name is good")
+        };
+        let root = tree.root();
+        let folder = put(&mut tree, root, "folder", Kind::Folder);
+        put(&mut tree, root, "link", Kind::Symlink(b"folder/target"));
+        put(&mut tree, root, "device", Kind::Char(1, 3));
+        let content = [7; 5000];
+        let data = writer.data(&mut &content[..], &[(0, 5000)], 5000).expect("there is room");
+        let plain = put(&mut tree, folder, "plain", Kind::File(5000, data));
+        tree.link(folder, b"again", plain).expect("the name is good");
+        let data = writer.data(&mut &content[..], &[(9000, 5000)], 100_000).expect("there is room");
+        put(&mut tree, folder, "sparse", Kind::File(100_000, data));
+        for number in 0..300 {
+            put(&mut tree, folder, &format!("a-name-that-is-long-{number}"), Kind::Fifo);
+        }
+        writer.finish(&mut tree, &Options::default()).expect("there is room");
+        std::fs::read(file.path()).expect("it is there")
+    }
+
+    fn written(bytes: &[u8]) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().expect("there is room");
+        file.write_all(bytes).expect("there is room");
+        file
+    }
+
+    #[test]
+    fn a_tree_that_was_read_is_written_as_it_was() {
+        let bytes = image();
+        let file = written(&bytes);
+        let opened = Opened::open(file.path()).expect("it is an image");
+        let mut tree = opened.tree(file.path()).expect("it is whole");
+
+        let again = tempfile::NamedTempFile::new().expect("there is room");
+        std::fs::copy(file.path(), again.path()).expect("there is room");
+        let writer = Writer::behind_data(again.reopen().expect("it is there"), opened.header.meta_block);
+        writer.expect("there is room").finish(&mut tree, &Options::default()).expect("there is room");
+
+        assert!(std::fs::read(again.path()).expect("it is there") == bytes, "bit for bit");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+        #[test]
+        fn a_damaged_image_is_an_error_or_read(changes in proptest::collection::vec((any::<u16>(), any::<u8>()), 1..8)) {
+            let mut bytes = image();
+            // The metadata, where the checksum does not look.
+            let start = 5 * BLOCK as usize;
+            for (at, value) in changes {
+                let length = bytes.len();
+                bytes[start + usize::from(at) % (length - start)] = value;
+            }
+            let file = written(&bytes);
+            // Whatever comes of it, nothing panics.
+            let _ = Layers::open(vec![file.path().to_owned()]);
+        }
+    }
+}

@@ -81,7 +81,7 @@ mod tests {
             let folder = tree.real(names_of(above)).expect("it is there");
             match kind {
                 Some(kind) => {
-                    drop(tree.put(folder, name, Meta::default(), kind.clone()).expect("it is good"))
+                    tree.put(folder, name, Meta::default(), kind.clone()).expect("it is good");
                 }
                 None => tree.mark(tree.child(folder, name).expect("it is there"), OPAQUE, Some(b"y")),
             }

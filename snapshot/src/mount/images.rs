@@ -36,6 +36,30 @@ pub(super) fn with<T>(one: &Mount, work: impl Fn(&Mount) -> io::Result<T>) -> io
     })
 }
 
+/// The commands that mount the images of an overlay in folders, the overlay on top of these, and the commands that take the folders
+/// away again. `None` if it has none.
+pub(super) fn commands(one: &Mount) -> Option<(String, Mount, String)> {
+    let options = Options::parse(&one.options).ok()?;
+    let (mut before, mut after, mut paths) = (String::new(), String::new(), Vec::new());
+    for (number, value) in options.images().enumerate() {
+        let (mut parts, place) = (value.split(':'), format!("/tmp/image{number}"));
+        let image = erofs(parts.next().expect("there is always one part"), parts);
+        before += &format!("mkdir {place} && {} && ", image.command_line(place.as_ref()));
+        after += &format!(" && umount -l {place} && rmdir {place}");
+        paths.push(place);
+    }
+    if paths.is_empty() {
+        return None;
+    }
+    let mut plain = replaced(one, Vec::new());
+    plain.options.push(format!(
+        "lowerdir={}",
+        options.layers().map(str::to_owned).chain(paths).collect::<Vec<_>>().join(":")
+    ));
+    plain.options.retain(|option| option.starts_with("lowerdir=") || !option.starts_with("lowerdir+"));
+    Some((before, plain, after))
+}
+
 /// An image, mounted without a place.
 fn mounted(value: &str, options: &Options<'_>) -> io::Result<OwnedFd> {
     let mut parts = value.split(':');
@@ -115,6 +139,23 @@ mod tests {
             statat(&tree, "low", AtFlags::empty()).expect("it is in the image");
             openat(&tree, "high", OFlags::CREATE | OFlags::CLOEXEC, Mode::RWXU).expect("it can be written");
         }
+    }
+
+    #[test]
+    fn a_shell_mounts_the_image_first() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let target = dir.path().join("target");
+        std::fs::create_dir(&target).expect("it is new");
+        // In a namespace of its own, which ends with it.
+        let line = overlay(dir.path())
+            .command_line(&target)
+            .replace("/tmp/image", &format!("{}/at", dir.path().display()));
+
+        let look = format!("{line} && ls {}", target.display());
+        let output = std::process::Command::new("unshare").args(["-m", "sh", "-c", &look]).output();
+
+        let output = output.expect("install util-linux");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "low\n", "{line}: {output:?}");
     }
 
     #[test]
