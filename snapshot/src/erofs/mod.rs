@@ -23,6 +23,7 @@ mod read;
 mod settle;
 mod stack;
 mod tree;
+mod verity;
 mod xattrs;
 
 use std::fs::File;
@@ -31,6 +32,7 @@ pub use data::{DataError, Options, Writer};
 pub use driver::{Erofs, ErofsOptions, Form};
 pub use settle::{IMPLIED, LINK, Refused};
 pub use tree::{Data, Kind, Meta, Node, Tree};
+pub use verity::Verity;
 pub use xattrs::XattrSet;
 
 /// An image that was written.
