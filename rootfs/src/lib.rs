@@ -23,6 +23,8 @@ pub mod spec;
 mod unpacker;
 
 pub use applier::{Applier, LayerStream, TarApplier};
+#[cfg(feature = "erofs")]
+pub use apply::image::ImageApplier;
 pub use bundle::Bundle;
 pub use error::{Error, Result};
 pub use unpacker::{UNPACK_PREFIX, UnpackHandler, Unpacked, Unpacker, Unpacking, unpacked};

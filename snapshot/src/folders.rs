@@ -36,11 +36,13 @@ pub(crate) struct Files {
     pub(crate) usage: fn(&Path, Option<&Path>) -> Result<Usage>,
     /// Removes a folder, with all trees in it.
     pub(crate) remove: fn(&Path) -> Result<()>,
+    /// Whether the files of a snapshot are there, given where its tree would be.
+    pub(crate) whole: fn(&Path) -> bool,
 }
 
 impl Default for Files {
     fn default() -> Self {
-        Self { usage: |tree, _parent| tree::usage(tree), remove: tree::remove }
+        Self { usage: |tree, _parent| tree::usage(tree), remove: tree::remove, whole: Path::is_dir }
     }
 }
 
@@ -57,6 +59,11 @@ impl Folders {
     /// Where those who unpack lock what they are making.
     pub(crate) fn lock_file(&self) -> &Path {
         &self.lock_file
+    }
+
+    #[cfg(feature = "erofs")]
+    pub(crate) fn root(&self) -> &Root {
+        &self.root
     }
 
     /// The folder of a snapshot: `fs` in it is its tree.
@@ -111,7 +118,7 @@ impl Folders {
     }
 
     pub(crate) fn is_whole(&self, row: &Row) -> bool {
-        self.tree(row.id).is_dir() && row.flat.is_none_or(|flat| self.tree(flat).is_dir())
+        (self.files.whole)(&self.tree(row.id)) && row.flat.is_none_or(|flat| self.tree(flat).is_dir())
     }
 
     pub(crate) fn usage(&self, name: &str) -> Result<Usage> {

@@ -56,13 +56,24 @@ pub struct Unpacked {
     pub chain_id: Option<ChainId>,
 }
 
+/// What suits a snapshotter.
+fn applier_for(snapshotter: &Arc<dyn Snapshotter>) -> Arc<dyn Applier> {
+    #[cfg(feature = "erofs")]
+    if snapshotter.capabilities().images {
+        return Arc::new(crate::ImageApplier::new(snapshotter.clone()));
+    }
+    let _ = snapshotter;
+    Arc::new(TarApplier::default())
+}
+
 impl Unpacker {
     /// An unpacker that reads blobs here and makes snapshots there.
     pub fn new(provider: Arc<dyn Provider>, snapshotter: Arc<dyn Snapshotter>) -> Self {
+        let applier = applier_for(&snapshotter);
         Self {
             provider,
             snapshotter,
-            applier: Arc::new(TarApplier::default()),
+            applier,
             progress: Progress::default(),
             limit: NonZeroUsize::new(6).expect("six is not zero"),
             lease: None,
@@ -70,7 +81,8 @@ impl Unpacker {
         }
     }
 
-    /// Sets what turns a layer into a tree. A [`TarApplier`] with the default limits if not set.
+    /// Sets what turns a layer into a tree. If not set, with the default limits, an `ImageApplier` for a snapshotter that keeps
+    /// images, and else a [`TarApplier`].
     pub fn applier(self, applier: impl Applier + 'static) -> Self {
         Self { applier: Arc::new(applier), ..self }
     }
