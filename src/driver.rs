@@ -10,9 +10,12 @@ use crate::Result;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Driver {
-    /// The one whose snapshots are there already; else the best that works: overlayfs, btrfs, or whole copies.
+    /// The one whose snapshots are there already; else the best that works: EROFS images, overlayfs, btrfs, or whole copies.
     #[default]
     Auto,
+    /// An EROFS image for each layer.
+    #[cfg(feature = "erofs")]
+    Erofs,
     /// Overlayfs layers.
     #[cfg(feature = "overlay")]
     Overlay,
@@ -37,6 +40,8 @@ impl Driver {
                 }
                 found.chosen
             }
+            #[cfg(feature = "erofs")]
+            Self::Erofs => Arc::new(windlass_snapshot::Erofs::open(&snapshots.join("erofs"), durability)?),
             #[cfg(feature = "overlay")]
             Self::Overlay => {
                 Arc::new(windlass_snapshot::Overlay::open(&snapshots.join("overlay"), durability)?)
@@ -51,7 +56,9 @@ impl Driver {
     pub(crate) fn has_been_used(self, snapshots: &Path) -> bool {
         let used = |name: &str| snapshots.join(name).join("metadata.db").exists();
         match self {
-            Self::Auto => ["overlay", "btrfs", "native"].into_iter().any(used),
+            Self::Auto => ["erofs", "overlay", "btrfs", "native"].into_iter().any(used),
+            #[cfg(feature = "erofs")]
+            Self::Erofs => used("erofs"),
             #[cfg(feature = "overlay")]
             Self::Overlay => used("overlay"),
             #[cfg(feature = "btrfs")]

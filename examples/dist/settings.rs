@@ -57,6 +57,9 @@ pub(crate) struct Settings {
 enum Snapshotter {
     /// As what is here already is kept; else the best way that works.
     Auto,
+    /// As an EROFS image for each layer.
+    #[cfg(feature = "erofs")]
+    Erofs,
     /// As overlayfs layers.
     #[cfg(feature = "overlay")]
     Overlay,
@@ -85,6 +88,8 @@ impl Settings {
         let registry = self.registry()?;
         let driver = match self.snapshotter {
             Snapshotter::Auto => Driver::Auto,
+            #[cfg(feature = "erofs")]
+            Snapshotter::Erofs => Driver::Erofs,
             #[cfg(feature = "overlay")]
             Snapshotter::Overlay => Driver::Overlay,
             #[cfg(feature = "btrfs")]

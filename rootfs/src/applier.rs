@@ -73,19 +73,27 @@ impl TarApplier {
 impl Applier for TarApplier {
     async fn apply(&self, layer: LayerStream, mounts: &[Mount], whiteouts: Whiteouts) -> Result<Applied> {
         let options = self.options.clone().whiteouts(whiteouts);
-        let limits = options.limits.clone();
         let mounts = mounts.to_vec();
-        let (pieces, received) = sync_channel(PIECES);
-        let (answer, applied) = oneshot::channel();
-        spawn("windlass-inflate", move || inflate(layer, &limits, &pieces))?;
-        spawn("windlass-apply", move || {
-            let work = || apply::apply(PieceReader::new(received, &answer), &open_tree(&mounts)?, &options);
-            let result = work();
-            // Nobody listens if the caller has gone.
-            let _ = answer.send(result);
-        })?;
-        applied.await.expect("the thread always answers")
+        run(layer, options.limits.clone(), move |plain| apply::apply(plain, &open_tree(&mounts)?, &options))
+            .await
     }
+}
+
+/// Inflates a layer on one thread, and lets `work` have the plain bytes on another.
+pub(crate) async fn run(
+    layer: LayerStream,
+    limits: apply::Limits,
+    work: impl FnOnce(PieceReader<'_>) -> Result<Applied> + Send + 'static,
+) -> Result<Applied> {
+    let (pieces, received) = sync_channel(PIECES);
+    let (answer, applied) = oneshot::channel();
+    spawn("windlass-inflate", move || inflate(layer, &limits, &pieces))?;
+    spawn("windlass-apply", move || {
+        let result = work(PieceReader::new(received, &answer));
+        // Nobody listens if the caller has gone.
+        let _ = answer.send(result);
+    })?;
+    applied.await.expect("the thread always answers")
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
@@ -127,7 +135,7 @@ fn inflate(layer: LayerStream, limits: &apply::Limits, pieces: &SyncSender<io::R
 }
 
 /// Reads the pieces one after the other; fails once the caller has gone, so that the work stops.
-struct PieceReader<'a> {
+pub(crate) struct PieceReader<'a> {
     pieces: Receiver<io::Result<Vec<u8>>>,
     piece: io::Cursor<Vec<u8>>,
     caller: &'a oneshot::Sender<Result<Applied>>,

@@ -16,10 +16,15 @@ mod bundle;
 pub mod compression;
 pub mod diff;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod spec;
 mod unpacker;
 
 pub use applier::{Applier, LayerStream, TarApplier};
+#[cfg(feature = "erofs")]
+pub use apply::image::ImageApplier;
 pub use bundle::Bundle;
 pub use error::{Error, Result};
 pub use unpacker::{UNPACK_PREFIX, UnpackHandler, Unpacked, Unpacker, Unpacking, unpacked};

@@ -12,11 +12,11 @@ use windlass_snapshot::{
 };
 use windlass_testkit::{Image, ImageBuilder, Layer, Tree, assert_same};
 
-/// A store with an image, and both drivers.
+/// A store with an image, and all drivers that work everywhere.
 struct Bench {
     folder: TempDir,
     store: LocalStore,
-    drivers: [Arc<dyn Snapshotter>; 2],
+    drivers: Vec<Arc<dyn Snapshotter>>,
 }
 
 impl Bench {
@@ -26,7 +26,13 @@ impl Bench {
         let overlay =
             Overlay::open(&folder.path().join("overlay"), Durability::Fast).expect("overlayfs works here");
         let native = Native::open(&folder.path().join("native"), Durability::Fast).expect("it opens");
-        Self { folder, store, drivers: [Arc::new(overlay), Arc::new(native)] }
+        let mut drivers: Vec<Arc<dyn Snapshotter>> = vec![Arc::new(overlay), Arc::new(native)];
+        #[cfg(feature = "erofs")]
+        {
+            let erofs = windlass_snapshot::Erofs::open(&folder.path().join("erofs"), Durability::Fast);
+            drivers.push(Arc::new(erofs.expect("EROFS works here")));
+        }
+        Self { folder, store, drivers }
     }
 
     async fn add(&self, image: &Image) {
@@ -56,12 +62,16 @@ impl Bench {
         Ok(tree.ignore_overlay_xattrs())
     }
 
-    /// What both drivers make of an image, which must be the same.
+    /// What all drivers make of an image, which must be the same.
     async fn unpack_on_all(&self, layers: Vec<Layer>) -> Tree {
         let image = image(layers);
         let overlay = self.unpack(&image, 0).await.expect("overlay unpacks it");
         let native = self.unpack(&image, 1).await.expect("native unpacks it");
         assert_same(&overlay, &native);
+        for driver in 2..self.drivers.len() {
+            let other = self.unpack(&image, driver).await.expect("all others unpack it");
+            assert_same(&other, &native);
+        }
         native
     }
 }
@@ -184,17 +194,20 @@ async fn what_is_hostile_is_refused_and_leaves_nothing() {
         (Layer::new().raw(&[7; 2048]), "tar"),
     ] {
         let bench = Bench::new();
-        let err = bench.unpack(&image(vec![layer]), 0).await.expect_err(why);
-        let chain = format!("{err}: {:?}", std::error::Error::source(&err).map(ToString::to_string));
-        assert!(chain.contains(why), "{why}: {chain}");
-        let mut left = 0;
-        bench.drivers[0]
-            .walk(&mut |_| {
-                left += 1;
-                std::ops::ControlFlow::Continue(())
-            })
-            .expect("it lists");
-        assert_eq!(left, 0, "{why}");
+        let image = image(vec![layer]);
+        for (number, driver) in bench.drivers.iter().enumerate() {
+            let err = bench.unpack(&image, number).await.expect_err(why);
+            let chain = format!("{err}: {:?}", std::error::Error::source(&err).map(ToString::to_string));
+            assert!(chain.contains(why), "{why}: {chain}");
+            let mut left = 0;
+            driver
+                .walk(&mut |_| {
+                    left += 1;
+                    std::ops::ControlFlow::Continue(())
+                })
+                .expect("it lists");
+            assert_eq!(left, 0, "{why} with {driver:?}");
+        }
     }
 
     // A link that points out of the root leads nowhere outside.
@@ -211,7 +224,7 @@ async fn a_layer_that_is_not_the_one_in_the_config_is_refused() {
         .config(move |config| config["rootfs"]["diff_ids"] = serde_json::json!([other]))
         .build();
     let bench = Bench::new();
-    for driver in 0..2 {
+    for driver in 0..bench.drivers.len() {
         let err = bench.unpack(&image, driver).await.expect_err("it is another");
         assert!(matches!(err, Error::DiffId { .. }), "{err:?}");
     }

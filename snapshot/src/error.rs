@@ -41,6 +41,15 @@ pub enum Error {
         child: String,
     },
 
+    /// An image cannot be used: it is damaged, or something cannot be put into it.
+    #[error("EROFS image {}: {reason}", path.display())]
+    Image {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
     /// A mount failed.
     #[error("cannot mount {fstype} on {}", target.display())]
     Mount {

@@ -36,11 +36,13 @@ pub(crate) struct Files {
     pub(crate) usage: fn(&Path, Option<&Path>) -> Result<Usage>,
     /// Removes a folder, with all trees in it.
     pub(crate) remove: fn(&Path) -> Result<()>,
+    /// Whether the files of a snapshot are there, given where its tree would be.
+    pub(crate) whole: fn(&Path) -> bool,
 }
 
 impl Default for Files {
     fn default() -> Self {
-        Self { usage: |tree, _parent| tree::usage(tree), remove: tree::remove }
+        Self { usage: |tree, _parent| tree::usage(tree), remove: tree::remove, whole: Path::is_dir }
     }
 }
 
@@ -57,6 +59,11 @@ impl Folders {
     /// Where those who unpack lock what they are making.
     pub(crate) fn lock_file(&self) -> &Path {
         &self.lock_file
+    }
+
+    #[cfg(feature = "erofs")]
+    pub(crate) fn root(&self) -> &Root {
+        &self.root
     }
 
     /// The folder of a snapshot: `fs` in it is its tree.
@@ -111,7 +118,7 @@ impl Folders {
     }
 
     pub(crate) fn is_whole(&self, row: &Row) -> bool {
-        self.tree(row.id).is_dir() && row.flat.is_none_or(|flat| self.tree(flat).is_dir())
+        (self.files.whole)(&self.tree(row.id)) && row.flat.is_none_or(|flat| self.tree(flat).is_dir())
     }
 
     pub(crate) fn usage(&self, name: &str) -> Result<Usage> {
@@ -162,16 +169,24 @@ impl Folders {
                 repairs.extend(flat.zip(damaged.flat));
             }
         }
-        if self.durability == Durability::Safe && !commits.is_empty() {
-            let path = self.root.path();
-            let root = File::open(path).map_err(|source| io("open", path, source))?;
-            syncfs(&root).map_err(|err| io("sync", path, err.into()))?;
+        if !commits.is_empty() {
+            self.sync()?;
         }
         for id in self.metadata.commit(commits, &usages, flats, check)? {
             if let Some((_, damaged)) = repairs.iter().find(|(new, _)| *new == id) {
                 self.repair(id, *damaged)?;
             }
             self.discard(id);
+        }
+        Ok(())
+    }
+
+    /// Waits until all that was written is on the disk, unless nobody wants that.
+    pub(crate) fn sync(&self) -> Result<()> {
+        if self.durability == Durability::Safe {
+            let path = self.root.path();
+            let root = File::open(path).map_err(|source| io("open", path, source))?;
+            syncfs(&root).map_err(|err| io("sync", path, err.into()))?;
         }
         Ok(())
     }

@@ -23,6 +23,8 @@
 
 #[cfg(feature = "btrfs")]
 mod btrfs;
+#[cfg(feature = "erofs")]
+pub mod erofs;
 mod error;
 mod folders;
 mod metadata;
@@ -33,6 +35,8 @@ mod overlay;
 mod probe;
 mod root;
 mod snapshotter;
+#[cfg(feature = "erofs")]
+mod sync_range;
 mod sys;
 #[cfg(feature = "testsuite")]
 pub mod testsuite;
@@ -40,6 +44,8 @@ mod tree;
 
 #[cfg(feature = "btrfs")]
 pub use btrfs::Btrfs;
+#[cfg(feature = "erofs")]
+pub use erofs::{Erofs, ErofsOptions};
 pub use error::{Error, Result};
 pub use mount::Mount;
 pub use native::Native;

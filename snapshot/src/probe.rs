@@ -26,6 +26,8 @@ type Open = fn(&Path, Durability) -> Result<Arc<dyn Snapshotter>>;
 
 /// The best first.
 const DRIVERS: &[(&str, Open)] = &[
+    #[cfg(feature = "erofs")]
+    ("erofs", |root, durability| Ok(Arc::new(crate::Erofs::open(root, durability)?))),
     #[cfg(feature = "overlay")]
     ("overlay", |root, durability| Ok(Arc::new(crate::Overlay::open(root, durability)?))),
     #[cfg(feature = "btrfs")]
@@ -34,8 +36,8 @@ const DRIVERS: &[(&str, Open)] = &[
 ];
 
 impl Snapshotters {
-    /// Opens the best snapshotter that works in the folder `root/<its name>`: `overlay`, `btrfs`, and else `native`, which
-    /// works everywhere. One whose snapshots are there already comes before the others, so that they stay in use.
+    /// Opens the best snapshotter that works in the folder `root/<its name>`: `erofs`, `overlay`, `btrfs`, and else `native`,
+    /// which works everywhere. One whose snapshots are there already comes before the others, so that they stay in use.
     ///
     /// # Errors
     ///

@@ -1,4 +1,10 @@
-use std::{collections::BTreeMap, fmt, ops::ControlFlow, path::Path, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use crate::{Mount, Result};
 
@@ -71,6 +77,22 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
     /// [`Capabilities::stacked`]; and as [`mounts`](Self::mounts).
     fn stacked(&self, keys: &[&str], base: Option<&str>) -> Result<Vec<Mount>>;
 
+    /// The file into which the layer of an active snapshot without a parent may be written as an EROFS image, given its mounts.
+    /// It is not there before; if it is there at commit, it is the layer, and what was written through the mounts is not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`](crate::Error::Unsupported) without [`Capabilities::images`], which most drivers do not have, and if the
+    /// mounts are not such a snapshot's.
+    fn layer_file(&self, mounts: &[Mount]) -> Result<PathBuf> {
+        let _ = mounts;
+        Err(crate::Error::Unsupported {
+            driver: "folder",
+            op: "keep an image",
+            reason: format!("{} keeps layers as folders: write through the mounts", self.name()),
+        })
+    }
+
     /// Makes active snapshots permanent under their names, in the given order, all or none.
     ///
     /// With [`Durability::Safe`] everything in them is on the disk before any of the names is visible: one sync, however
@@ -83,6 +105,16 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
     /// [`Error::Unsupported`](crate::Error::Unsupported) if a parent is given that the key was not prepared on, without
     /// [`Capabilities::rebase`].
     fn commit(&self, commits: &[Commit<'_>]) -> Result<()>;
+
+    /// Writes to the disk what a commit would write first, so that the commit waits less: nothing with [`Durability::Fast`], and nothing
+    /// unless a driver says otherwise. May be called beside anything else, and need not be called at all.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`](crate::Error::Io).
+    fn write_back(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Removes a snapshot, active or committed. Its name is gone at once; its files go after it.
     ///
@@ -129,14 +161,22 @@ pub struct Capabilities {
     pub rebase: bool,
     /// How a layer says, in the tree that `mounts` gives, that something below it is gone.
     pub whiteouts: Whiteouts,
+    /// Layers are kept as EROFS images: [`Snapshotter::layer_file`] says where one is to be written.
+    pub images: bool,
     /// How many active snapshots [`Snapshotter::stacked`] takes at once. An image of more layers is committed in parts.
     pub stacked: usize,
 }
 
 impl Capabilities {
-    /// Says both, and that any number of snapshots can be stacked.
+    /// Says both, that any number of snapshots can be stacked, and that layers are folders.
     pub fn new(rebase: bool, whiteouts: Whiteouts) -> Self {
-        Self { rebase, whiteouts, stacked: usize::MAX }
+        Self { rebase, whiteouts, images: false, stacked: usize::MAX }
+    }
+
+    /// Says that layers are kept as images.
+    #[must_use]
+    pub fn images(self) -> Self {
+        Self { images: true, ..self }
     }
 
     /// Limits the snapshots that can be stacked at once.

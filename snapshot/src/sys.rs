@@ -12,8 +12,12 @@ use std::{
     process::Command,
 };
 
-use linux_raw_sys::general::{__NR_mount_setattr, AT_EMPTY_PATH, AT_RECURSIVE, MOUNT_ATTR_IDMAP, mount_attr};
+use linux_raw_sys::{
+    general::{__NR_mount_setattr, AT_EMPTY_PATH, AT_RECURSIVE, MOUNT_ATTR_IDMAP, mount_attr},
+    loop_device,
+};
 use rustix::{
+    ioctl,
     mount::MountAttrFlags,
     thread::{UnshareFlags, unshare_unsafe},
 };
@@ -51,6 +55,44 @@ pub(crate) fn mount_setattr(
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// The number of a loop device that nobody uses (`LOOP_CTL_GET_FREE`).
+pub(crate) fn free_loop_device(control: BorrowedFd<'_>) -> rustix::io::Result<u32> {
+    struct GetFree;
+    // SAFETY: LOOP_CTL_GET_FREE takes no argument, and gives the number.
+    unsafe impl ioctl::Ioctl for GetFree {
+        type Output = u32;
+        const IS_MUTATING: bool = false;
+        fn opcode(&self) -> ioctl::Opcode {
+            LOOP_CTL_GET_FREE
+        }
+        fn as_ptr(&mut self) -> *mut std::ffi::c_void {
+            std::ptr::null_mut()
+        }
+        unsafe fn output_from_ptr(
+            out: ioctl::IoctlOutput,
+            _: *mut std::ffi::c_void,
+        ) -> rustix::io::Result<u32> {
+            u32::try_from(out).map_err(|_| rustix::io::Errno::NODEV)
+        }
+    }
+    // SAFETY: see above.
+    unsafe { ioctl::ioctl(control, GetFree) }
+}
+
+/// Lets a loop device show a file, read-only, until nobody has the device open (`LOOP_CONFIGURE`).
+pub(crate) fn configure_loop_device(device: BorrowedFd<'_>, file: u32) -> rustix::io::Result<()> {
+    // SAFETY: the struct is plain numbers, of which all zeros are fine.
+    let mut config: loop_device::loop_config = unsafe { std::mem::zeroed() };
+    config.fd = file;
+    // LO_FLAGS_READ_ONLY and LO_FLAGS_AUTOCLEAR.
+    config.info.lo_flags = 1 | 4;
+    // SAFETY: LOOP_CONFIGURE reads such a struct.
+    unsafe { ioctl::ioctl(device, ioctl::Setter::<LOOP_CONFIGURE, loop_device::loop_config>::new(config)) }
+}
+
+const LOOP_CTL_GET_FREE: ioctl::Opcode = loop_device::LOOP_CTL_GET_FREE;
+const LOOP_CONFIGURE: ioctl::Opcode = loop_device::LOOP_CONFIGURE;
 
 /// Runs `work` on a thread whose working directory is `folder`; that of all others stays what it is.
 pub(crate) fn in_folder<T: Send>(

@@ -98,9 +98,9 @@ pub(crate) async fn nothing_is_left(root: &Path) {
         ("content/labels", &["sha256"]),
         ("content/labels/sha256", &[]),
         ("leases", &[]),
-        ("snapshots", &["overlay"]),
-        ("snapshots/overlay", &["lock", "metadata.db", "snapshots", "unpack.lock"]),
-        ("snapshots/overlay/snapshots", &[]),
+        ("snapshots", &["erofs"]),
+        ("snapshots/erofs", &["lock", "metadata.db", "snapshots", "unpack.lock"]),
+        ("snapshots/erofs/snapshots", &[]),
     ] {
         let left: Vec<_> = names(&root.join(folder))
             .into_iter()
@@ -115,7 +115,7 @@ pub(crate) async fn nothing_is_left(root: &Path) {
         let count = format!("SELECT count(*) FROM {table}");
         database.query_row(&count, [], |row| row.get(0)).expect("it has that table")
     };
-    assert_eq!(rows("snapshots/overlay/metadata.db", "snapshots"), 0, "removed ones included");
+    assert_eq!(rows("snapshots/erofs/metadata.db", "snapshots"), 0, "removed ones included");
     assert_eq!(rows("images.db", "resources"), 0, "what leases held");
     assert_eq!(index(root)["manifests"], serde_json::json!([]));
     nothing_is_mounted_below(root);

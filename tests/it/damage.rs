@@ -162,7 +162,7 @@ async fn snapshots_that_somebody_removed_are_made_again_without_a_registry() {
     for settings in [&[][..], &["--snapshotter", "native"]] {
         for nth in 0..3 {
             let (registry, _, name, dist) = pulled(settings).await;
-            let driver = settings.last().unwrap_or(&"overlay");
+            let driver = settings.last().unwrap_or(&"erofs");
             let snapshots = dist.root().join("snapshots").join(driver).join("snapshots");
             let mut folders: Vec<_> = fs::read_dir(&snapshots)
                 .expect("it is a folder")

@@ -223,11 +223,14 @@ async fn a_pull_that_keeps_layers_fetches_those_that_were_discarded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_without_its_layer_that_somebody_removed_is_made_again() {
     let (registry, image, name, dist) = discarded().await;
-    let snapshots = dist.root().join("snapshots/overlay/snapshots");
+    let snapshots = dist.root().join("snapshots/erofs/snapshots");
     let lost: Vec<_> = fs::read_dir(&snapshots)
         .expect("it is a folder")
         .map(|entry| entry.expect("it can be read").path())
-        .filter(|path| path.join("fs/base").exists())
+        .filter(|path| {
+            let layer = fs::read(path.join("layer.erofs")).expect("it is committed");
+            layer.windows(4).any(|bytes| bytes == b"base")
+        })
         .collect();
     let before = registry.requests().len();
     fs::remove_dir_all(&lost[0]).expect("it is there");

@@ -16,10 +16,10 @@ async fn served() -> (Registry, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_overlayfs_cannot_work_it_says_why_and_another_driver_does() {
+async fn where_no_mount_can_work_it_says_why_and_another_driver_does() {
     let (_registry, name) = served().await;
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    // Which overlayfs's options cannot say.
+    // Which the options of mounts cannot say.
     let dist = Dist::at(folder.path().join("a:b"));
 
     let line = dist.refused(&["--snapshotter", "overlay", "pull", &name]);
@@ -36,7 +36,9 @@ async fn where_overlayfs_cannot_work_it_says_why_and_another_driver_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_driver_that_is_in_use_stays_in_use() {
     let (_registry, name) = served().await;
-    for (first, folder) in [("auto", "overlay"), ("overlay", "overlay"), ("native", "native")] {
+    for (first, folder) in
+        [("auto", "erofs"), ("erofs", "erofs"), ("overlay", "overlay"), ("native", "native")]
+    {
         let dist = Dist::new();
         dist.ok(&["--snapshotter", first, "pull", &name]);
 

@@ -14,6 +14,8 @@ mod archive;
 mod attributes;
 mod entry;
 mod ids;
+#[cfg(feature = "erofs")]
+pub mod image;
 mod limits;
 mod lower;
 mod made;

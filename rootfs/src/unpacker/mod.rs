@@ -6,6 +6,7 @@ mod chain_lock;
 mod range_lock;
 mod sequence;
 mod stack;
+mod write_back;
 
 use std::{num::NonZeroUsize, sync::Arc};
 
@@ -27,6 +28,7 @@ use self::{
     chain_lock::ChainLocks,
     sequence::one_by_one,
     stack::Stack,
+    write_back::WriteBack,
 };
 use crate::{Applier, Error, LayerStream, Result, TarApplier, apply::Applied};
 
@@ -54,13 +56,24 @@ pub struct Unpacked {
     pub chain_id: Option<ChainId>,
 }
 
+/// What suits a snapshotter.
+fn applier_for(snapshotter: &Arc<dyn Snapshotter>) -> Arc<dyn Applier> {
+    #[cfg(feature = "erofs")]
+    if snapshotter.capabilities().images {
+        return Arc::new(crate::ImageApplier::new(snapshotter.clone()));
+    }
+    let _ = snapshotter;
+    Arc::new(TarApplier::default())
+}
+
 impl Unpacker {
     /// An unpacker that reads blobs here and makes snapshots there.
     pub fn new(provider: Arc<dyn Provider>, snapshotter: Arc<dyn Snapshotter>) -> Self {
+        let applier = applier_for(&snapshotter);
         Self {
             provider,
             snapshotter,
-            applier: Arc::new(TarApplier::default()),
+            applier,
             progress: Progress::default(),
             limit: NonZeroUsize::new(6).expect("six is not zero"),
             lease: None,
@@ -68,7 +81,8 @@ impl Unpacker {
         }
     }
 
-    /// Sets what turns a layer into a tree. A [`TarApplier`] with the default limits if not set.
+    /// Sets what turns a layer into a tree. If not set, with the default limits, an `ImageApplier` for a snapshotter that keeps
+    /// images, and else a [`TarApplier`].
     pub fn applier(self, applier: impl Applier + 'static) -> Self {
         Self { applier: Arc::new(applier), ..self }
     }
@@ -141,12 +155,18 @@ impl Unpacker {
     }
 
     /// Applies one layer, and checks that it is the one that the config means.
-    async fn apply(&self, layer: &Layer, mounts: &[Mount], whiteouts: Whiteouts) -> Result<Applied> {
+    async fn apply(
+        &self,
+        layer: &Layer,
+        mounts: &[Mount],
+        whiteouts: Whiteouts,
+        write_back: &Arc<WriteBack>,
+    ) -> Result<Applied> {
         let blob = self.provider.open(&layer.blob).await?;
         self.progress.send(Event::Unpacking { descriptor: layer.blob.clone(), offset: 0 });
         let stream = LayerStream {
             descriptor: layer.blob.clone(),
-            blob: Box::new(blob.reader(0)),
+            blob: write_back.count(blob.reader(0)),
             progress: self.progress.clone(),
         };
         let applied =

@@ -8,10 +8,14 @@ use std::{
 };
 
 use tempfile::TempDir;
+#[cfg(feature = "erofs")]
+use windlass_rootfs::apply::image;
 use windlass_rootfs::{
     Error,
     apply::{Applied, Options, apply, settle},
 };
+#[cfg(feature = "erofs")]
+use windlass_snapshot::{Commit, Durability, Erofs, ErofsOptions, Snapshotter, erofs::Form};
 use windlass_snapshot::{
     Mount, Whiteouts,
     mount::{open_tree, unmount},
@@ -125,7 +129,42 @@ pub(crate) fn both(layers: &[Layer]) -> Tree {
     assert_same(&removed, &overlaid);
     let user = overlay_with(layers, Whiteouts::UserOverlay).expect("they are well-formed");
     assert_same(&removed, &user);
+    #[cfg(feature = "erofs")]
+    for form in [Form::Merged, Form::Stacked] {
+        assert_same(&removed, &images(layers, form).expect("they are well-formed"));
+    }
     removed
+}
+
+/// Each layer an image, put on each other by the snapshotter that keeps these.
+#[cfg(feature = "erofs")]
+pub(crate) fn images(layers: &[Layer], form: Form) -> Result<Tree, Error> {
+    let place = Place::new();
+    let driver = Erofs::open_with(
+        &place.folder.path().join("snapshots"),
+        Durability::Fast,
+        ErofsOptions::default().form(form),
+    )?;
+    let names: Vec<_> = (0..layers.len()).map(|number| number.to_string()).collect();
+    let keys: Vec<_> = names.iter().map(|name| format!("key-{name}")).collect();
+    for ((number, layer), key) in layers.iter().enumerate().zip(&keys) {
+        let path = driver.layer_file(&driver.prepare(key, None)?)?;
+        let file = File::options().create_new(true).read(true).write(true).open(path).expect("it is new");
+        let whiteouts = if number == 0 { Whiteouts::Remove } else { Whiteouts::Overlay };
+        let options = image::Options::default().whiteouts(whiteouts).marks(true);
+        let converted = image::convert(&layer.tar()[..], file, &options)?;
+        assert_eq!(converted.diff_id, layer.diff_id());
+    }
+    let parents = std::iter::once(None).chain(names.iter().map(|name| Some(name.as_str())));
+    let steps = keys.iter().zip(&names).zip(parents);
+    let steps: Vec<_> = steps.map(|((key, name), parent)| Commit { key, name, parent }).collect();
+    driver.commit(&steps)?;
+    let target = place.root();
+    let mounts = driver.view("view", names.last().map(String::as_str))?;
+    windlass_snapshot::mount::mount_all(&mounts, &target).expect("it can be mounted");
+    let tree = Tree::read(&target).ignore_overlay_xattrs();
+    unmount(&target).expect("it is mounted");
+    Ok(tree)
 }
 
 /// The paths of a tree, the root left out.

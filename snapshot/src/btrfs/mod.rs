@@ -24,7 +24,7 @@ use crate::{
 
 /// What the top folder of every subvolume has as its inode number (`BTRFS_FIRST_FREE_OBJECTID`), and nothing else.
 const TOP: u64 = 256;
-const FILES: Files = Files { usage, remove };
+const FILES: Files = Files { usage, remove, whole: Path::is_dir };
 
 /// Keeps each snapshot in a subvolume, made as btrfs's own snapshot of its parent: at once, and sharing all blocks.
 ///
@@ -100,6 +100,10 @@ impl Snapshotter for Btrfs {
     fn stacked(&self, _keys: &[&str], _base: Option<&str>) -> Result<Vec<Mount>> {
         let reason = "its snapshots show their parents' files: prepare each on top of its parent".to_owned();
         Err(Error::Unsupported { driver: "btrfs", op: "stack snapshots", reason })
+    }
+
+    fn write_back(&self) -> Result<()> {
+        self.folders.sync()
     }
 
     fn commit(&self, commits: &[Commit<'_>]) -> Result<()> {

@@ -17,7 +17,7 @@ use rustix::{
     },
 };
 
-use super::{Mount, options::Options, place::Place};
+use super::{Mount, images, loops, options::Options, place::Place};
 use crate::sys;
 
 /// The options that `mount(2)` takes: a page, with the zero at its end.
@@ -25,6 +25,15 @@ const PAGE: usize = 4096;
 
 /// Mounts on a folder or a file.
 pub(super) fn attach(one: &Mount, target: &Path) -> io::Result<()> {
+    images::with(one, |one| attach_one(one, target))
+}
+
+/// Mounts without a place in the file system.
+pub(super) fn detached(one: &Mount) -> io::Result<OwnedFd> {
+    images::with(one, detached_one)
+}
+
+fn attach_one(one: &Mount, target: &Path) -> io::Result<()> {
     let options = Options::parse(&one.options)?;
     let new = if one.is_bind() { copied(one, &options) } else { made(one, &options) };
     let moved =
@@ -32,8 +41,7 @@ pub(super) fn attach(one: &Mount, target: &Path) -> io::Result<()> {
     moved.or_else(|err| if old_may(&err, &options) { classic(one, &options, target) } else { Err(err) })
 }
 
-/// Mounts without a place in the file system.
-pub(super) fn detached(one: &Mount) -> io::Result<OwnedFd> {
+fn detached_one(one: &Mount) -> io::Result<OwnedFd> {
     let options = Options::parse(&one.options)?;
     if one.is_bind() {
         return copied(one, &options);
@@ -68,7 +76,7 @@ fn copied(one: &Mount, options: &Options<'_>) -> io::Result<OwnedFd> {
 
 /// Any other mount.
 fn made(one: &Mount, options: &Options<'_>) -> io::Result<OwnedFd> {
-    if one.fstype == "overlay" && !options.mapping.is_empty() {
+    if one.fstype == "overlay" && !options.mapping.is_empty() && common(options).is_some() {
         let new = overlay_of_mapped(options, |mapped| configured(one, options, |path| mapped.path(path)));
         return new.or_else(|err| match Errno::from_io_error(&err) {
             // Older kernels take no layers from mounts without a place, or not one by one.
@@ -76,8 +84,16 @@ fn made(one: &Mount, options: &Options<'_>) -> io::Result<OwnedFd> {
             _ => Err(err),
         });
     }
-    let root = configured(one, options, |path| Ok(path.to_owned()))?;
-    if !options.mapping.is_empty() {
+    let here = |path: &str| Ok(path.to_owned());
+    let root = configured(one, options, here).or_else(|err| match Errno::from_io_error(&err) {
+        Some(Errno::NOTBLK) if one.fstype == "erofs" => {
+            let (one, _devices) = loops::attached(one)?;
+            configured(&one, &Options::parse(&one.options)?, here)
+        }
+        _ => Err(err),
+    })?;
+    // The layers of an overlay are mapped.
+    if !options.mapping.is_empty() && one.fstype != "overlay" {
         options.mapping.apply(&root, false)?;
     }
     Ok(root)
@@ -133,10 +149,11 @@ fn configured(
         for layer in options.layers() {
             fsconfig_set_string(&context, "lowerdir+", place(layer)?)?;
         }
+        options.mounted().try_for_each(|layer| fsconfig_set_string(&context, "lowerdir+", layer))?;
     }
     for (key, value) in &options.data {
         match (*key, *value) {
-            ("lowerdir" | "lowerdir+", _) if overlay => {}
+            ("lowerdir" | "lowerdir+" | images::MOUNTED, _) if overlay => {}
             ("upperdir" | "workdir", Some(path)) if overlay => {
                 fsconfig_set_string(&context, *key, place(path)?)?;
             }
@@ -211,14 +228,14 @@ pub(super) fn classic(one: &Mount, options: &Options<'_>, target: &Path) -> io::
             _ => Err(io::Error::from(Errno::TOOBIG)),
         }
     };
-    match with(options.layers().collect(), options.rest()) {
+    match with(options.layers().chain(options.mounted()).collect(), options.rest()) {
         Err(err) if Errno::from_io_error(&err) == Some(Errno::TOOBIG) => {}
         data => {
             return Ok(mount(&one.source, target, one.fstype.as_str(), options.flags(), data?.as_c_str())?);
         }
     }
     // Shorter when written from the folder that all are in.
-    let folder = common(options).ok_or(Errno::TOOBIG)?;
+    let folder = common(options).filter(|_| options.mounted().next().is_none()).ok_or(Errno::TOOBIG)?;
     let below = |path| Path::new(path).strip_prefix(&folder).ok().and_then(Path::to_str);
     let layers = options.layers().map(below).collect::<Option<Vec<_>>>().ok_or(Errno::TOOBIG)?;
     let data = with(layers, options.rest())?;

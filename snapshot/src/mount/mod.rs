@@ -1,7 +1,9 @@
 //! Mounts as data, and the few calls that turn them into mounts.
 
 mod idmap;
+pub(crate) mod images;
 mod kernel;
+mod loops;
 mod options;
 mod place;
 
@@ -31,13 +33,19 @@ pub struct Mount {
     pub source: PathBuf,
     /// Options as `mount -o` takes them: `ro`, `nosuid`, `rbind`, `lowerdir=/a:/b`.
     ///
-    /// `lowerdir+=/a` is one layer of many. `uidmap=inside:outside:count` and `gidmap=…` are ours: see [`idmapped`](Self::idmapped).
+    /// `lowerdir+=/a` is one layer of many. `lowerimage=/image:/device:/device` is ours: a layer of an overlay, below those that are
+    /// folders, that is an EROFS image, which is mounted first, with its data on the devices. `uidmap=inside:outside:count` and `gidmap=…` are ours: see [`idmapped`](Self::idmapped).
     pub options: Vec<String>,
 }
 
 impl Mount {
-    /// The `mount` command that mounts this on `target`, for a person to read or to run in a shell.
+    /// The `mount` command that mounts this on `target`, for a person to read or to run in a shell. Layers that are images are
+    /// mounted first, in temporary folders.
     pub fn command_line(&self, target: &Path) -> String {
+        let lines = images::commands(self);
+        if let Some((lines, one, after)) = lines {
+            return lines + &one.command_line(target) + &after;
+        }
         let (source, target) = (self.source.to_string_lossy(), target.to_string_lossy());
         let options = self.options.join(",");
         let mut words = vec!["-t", &self.fstype, &source, &target];

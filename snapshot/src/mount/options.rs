@@ -2,7 +2,7 @@ use std::io;
 
 use rustix::mount::{MountAttrFlags, MountFlags};
 
-use super::idmap::Mapping;
+use super::{idmap::Mapping, images};
 
 /// What a mount's options mean: those for the kernel's mount table apart from those for the file system.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -26,6 +26,10 @@ impl<'a> Options<'a> {
                 Some((key, value)) => parsed.data.push((key, Some(value))),
                 None => parsed.word(option),
             }
+        }
+        if parsed.mapping.users.is_empty() != parsed.mapping.groups.is_empty() {
+            let reason = "uidmap and gidmap go together: the kernel maps both kinds of owners or none";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
         }
         Ok(parsed)
     }
@@ -76,9 +80,24 @@ impl<'a> Options<'a> {
         })
     }
 
+    /// Overlayfs's layers that are images, below all others, highest first: the image, and the devices that its data is on.
+    pub(super) fn images(&self) -> impl Iterator<Item = &'a str> {
+        self.values(images::OPTION)
+    }
+
+    /// Where these are mounted, their owners mapped.
+    pub(super) fn mounted(&self) -> impl Iterator<Item = &'a str> {
+        self.values(images::MOUNTED)
+    }
+
+    fn values(&self, wanted: &'static str) -> impl Iterator<Item = &'a str> {
+        self.data.iter().filter(move |(key, _)| *key == wanted).filter_map(|(_, value)| *value)
+    }
+
     /// All but the layers, as one string for `mount`.
     pub(super) fn rest(&self) -> Vec<String> {
-        let rest = self.data.iter().filter(|(key, _)| !matches!(*key, "lowerdir" | "lowerdir+"));
+        let rest =
+            self.data.iter().filter(|(key, _)| !matches!(*key, "lowerdir" | "lowerdir+" | images::MOUNTED));
         rest.map(|(key, value)| value.map_or((*key).to_owned(), |value| format!("{key}={value}"))).collect()
     }
 }
@@ -110,5 +129,12 @@ mod tests {
         assert_eq!(parsed.layers().collect::<Vec<_>>(), ["/a", "/b", "/c:d"]);
         assert_eq!(parsed.rest(), ["userxattr"]);
         assert!(!parsed.mapping.is_empty());
+    }
+
+    #[test]
+    fn half_a_mapping_is_refused() {
+        let err = Options::parse(&["uidmap=0:1:2".to_owned()]).expect_err("groups are missing");
+
+        assert!(err.to_string().starts_with("uidmap and gidmap go together"), "{err}");
     }
 }

@@ -16,6 +16,7 @@ use super::{
     trees::{mode, names},
     write,
 };
+use crate::usage_with_parents;
 
 /// Files made, changed, replaced and deleted, in folders made, emptied and replaced.
 pub fn each_of_several_layers_shows_what_was_changed_up_to_it(bench: &Bench<'_>) {
@@ -121,14 +122,13 @@ pub fn holes_in_files_take_no_space_in_a_child(bench: &Bench<'_>) {
 
     bench.look("high", |tree| {
         let file = File::open(tree.join("sparse")).expect("it is there");
-        let meta = file.metadata().expect("it is there");
-        assert_eq!(meta.len(), SIZE);
-        assert!(meta.blocks() * 512 < 1 << 20, "{} bytes are taken", meta.blocks() * 512);
+        assert_eq!(file.metadata().expect("it is there").len(), SIZE);
         let mut middle = [0; 8];
         file.read_exact_at(&mut middle, SIZE / 2 - 1).expect("it is there");
         assert_eq!(&middle, b"\0middle\0");
     });
-    let usage = bench.driver.usage("high").expect("it is there");
+    // What the mount says of the file's blocks is another thing: EROFS counts its holes.
+    let usage = usage_with_parents(&*bench.driver, "high").expect("it is there");
     assert!(usage.bytes < 1 << 20, "{usage:?}");
 }
 

@@ -16,6 +16,9 @@ use std::{
 
 use rustix::fs::{Dir, FileType, Mode, OFlags, Stat, openat};
 
+#[cfg(feature = "erofs")]
+pub(crate) use self::descent::Descent;
+#[cfg(not(feature = "erofs"))]
 use self::descent::Descent;
 
 #[cfg(feature = "overlay")]
@@ -31,7 +34,7 @@ pub(crate) fn open_folder(at: impl AsFd, name: impl rustix::path::Arg) -> rustix
 }
 
 /// The names in a folder, without `.` and `..`.
-fn names(folder: impl AsFd) -> rustix::io::Result<Vec<CString>> {
+pub(crate) fn names(folder: impl AsFd) -> rustix::io::Result<Vec<CString>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
         let entry = entry?;

@@ -1,0 +1,47 @@
+use std::{fs::File, sync::Arc};
+
+use async_trait::async_trait;
+use windlass_snapshot::{Mount, Snapshotter, Whiteouts};
+
+use super::{Converted, Options, convert};
+use crate::{
+    Applier, Error, LayerStream, Result,
+    applier::run,
+    apply::{Applied, Limits, Pending},
+};
+
+/// Turns tar layers into EROFS images, for a snapshotter that keeps these: one thread inflates, another hashes and writes.
+///
+/// What a layer takes from those below it, the snapshotter looks up at commit.
+#[derive(Clone, Debug)]
+pub struct ImageApplier {
+    snapshotter: Arc<dyn Snapshotter>,
+    limits: Limits,
+}
+
+impl ImageApplier {
+    /// An applier for the snapshots of this snapshotter, whose `Capabilities::images` must be set.
+    pub fn new(snapshotter: Arc<dyn Snapshotter>) -> Self {
+        Self { snapshotter, limits: Limits::default() }
+    }
+
+    /// Sets how much a layer may hold.
+    pub fn limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+}
+
+#[async_trait]
+impl Applier for ImageApplier {
+    async fn apply(&self, layer: LayerStream, mounts: &[Mount], whiteouts: Whiteouts) -> Result<Applied> {
+        let path = self.snapshotter.layer_file(mounts)?;
+        let options = Options::default().whiteouts(whiteouts).marks(true).limits(self.limits.clone());
+        let work = move |plain: crate::applier::PieceReader<'_>| {
+            let file = File::options().create_new(true).read(true).write(true).open(&path);
+            let file = file.map_err(|source| Error::Io { op: "create", path, source })?;
+            let Converted { diff_id, entries, .. } = convert(plain, file, &options)?;
+            Ok(Applied { diff_id, entries, skipped: 0, pending: Pending::default() })
+        };
+        run(layer, self.limits.clone(), work).await
+    }
+}

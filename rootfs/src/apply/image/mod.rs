@@ -1,0 +1,134 @@
+//! Turns a layer into an EROFS image, in one pass: a tar stream in, one file out.
+//!
+//! What is in the image is what [`apply`](super::apply) would make of the layer, entry for entry, with the same limits.
+
+mod acl;
+mod applier;
+mod target;
+
+use std::{
+    fs::File,
+    io::{self, BufRead},
+    path::Path,
+};
+
+use oci_spec::image::Digest;
+use windlass_content::hash::Hasher;
+use windlass_snapshot::{
+    Whiteouts,
+    erofs::{Image, Writer},
+};
+
+pub use self::applier::ImageApplier;
+use self::target::Target;
+use super::{Archive, HashingReader, Limits, Meta};
+use crate::{Error, Result};
+
+/// How a layer becomes an image.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// How the image says that something below is gone. [`Whiteouts::Remove`] by default: nothing is below, and it says nothing.
+    pub whiteouts: Whiteouts,
+    /// Whether the image says, by attributes that only windlass knows, what it takes from the layers below. The snapshotter
+    /// `Erofs` looks it up there at commit. Without, such a folder is root's, of mode 0755, and such a hard link is refused. Not
+    /// by default.
+    pub marks: bool,
+    /// How much a layer may hold.
+    pub limits: Limits,
+    /// What tells the image from others. By default, the first half of the digest of the plain bytes: the same tar gives the
+    /// same image.
+    pub uuid: Option<[u8; 16]>,
+    /// When the image was made, in seconds since the epoch. 0 by default.
+    pub time: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { whiteouts: Whiteouts::Remove, marks: false, limits: Limits::default(), uuid: None, time: 0 }
+    }
+}
+
+impl Options {
+    /// Sets how the image says that something below is gone.
+    pub fn whiteouts(self, whiteouts: Whiteouts) -> Self {
+        Self { whiteouts, ..self }
+    }
+
+    /// Sets whether the image says what it takes from the layers below.
+    pub fn marks(self, marks: bool) -> Self {
+        Self { marks, ..self }
+    }
+
+    /// Sets how much a layer may hold.
+    pub fn limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// Sets what tells the image from others.
+    pub fn uuid(self, uuid: [u8; 16]) -> Self {
+        Self { uuid: Some(uuid), ..self }
+    }
+
+    /// Sets when the image was made, in seconds since the epoch.
+    pub fn time(self, time: u64) -> Self {
+        Self { time, ..self }
+    }
+}
+
+/// A layer that became an image.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Converted {
+    /// The digest of all plain bytes of the archive.
+    pub diff_id: Digest,
+    /// How many entries it had.
+    pub entries: u64,
+    /// The image.
+    pub image: Image,
+}
+
+/// Turns a plain tar stream into an image in `file`, which is emptied first, and reads the stream to its end. Blocks. Nothing
+/// is synced.
+///
+/// # Errors
+///
+/// [`Error::Tar`] if the stream is no tar archive, [`Error::Entry`] and [`Error::Limit`] if it holds what is refused, [`Error::Io`]
+/// if the system refuses. The file is then no image.
+pub fn convert(tar: impl BufRead, file: File, options: &Options) -> Result<Converted> {
+    let limits = &options.limits;
+    let mut reader =
+        HashingReader { inner: tar, hasher: Hasher::sha256(), hashed: 0, read: 0, limit: limits.total };
+    let mut writer = Writer::new(file).map_err(cannot_write)?;
+    let mut target = Target::new(options);
+    let mut entries = 0;
+    let mut archive = Archive::new(&mut reader, limits);
+    while let Some(member) = archive.next()? {
+        entries += 1;
+        let meta = Meta::of(member, limits)?;
+        if entries > limits.entries {
+            return Err(Error::Limit { entry: meta.path, what: "entries", limit: limits.entries });
+        }
+        target.apply(&meta, &mut archive, &mut writer)?;
+    }
+    // The DiffID is of all bytes, those after the archive's end included.
+    archive.read_to_the_end()?;
+    let diff_id = reader.hasher.finish();
+    let image = windlass_snapshot::erofs::Options::default()
+        .uuid(options.uuid.unwrap_or_else(|| half(&diff_id)))
+        .time(options.time);
+    let finished = writer.finish(&mut target.finish(), &image);
+    let image = finished.map_err(|error| target::data_error(error, Path::new("/"), cannot_write))?;
+    Ok(Converted { diff_id, entries, image })
+}
+
+/// The first 16 bytes of a digest.
+fn half(digest: &Digest) -> [u8; 16] {
+    let digits = digest.digest().as_bytes();
+    let value = |digit: u8| (digit as char).to_digit(16).expect("a digest is made of hex digits") as u8;
+    std::array::from_fn(|at| value(digits[2 * at]) << 4 | value(digits[2 * at + 1]))
+}
+
+fn cannot_write(source: io::Error) -> Error {
+    Error::Io { op: "write", path: "the image".into(), source }
+}

@@ -1,0 +1,195 @@
+//! Images of layers on top of each other: their merged tree, and what is made of it.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Image, Node, Options, Tree, Writer,
+    data::{DataError, Device},
+    format::BLOCK,
+    read::Opened,
+    settle::Refused,
+};
+use crate::{Error, Result, folders::io};
+
+/// How much of a layer is read at once, in bytes.
+const BUFFER: usize = 128 << 10;
+
+/// Layers, the lowest first. The data of each is on the device of its number, from 1.
+#[derive(Debug, Default)]
+pub(super) struct Layers {
+    paths: Vec<PathBuf>,
+    opened: Vec<Opened>,
+    tree: Option<Tree>,
+}
+
+impl Layers {
+    /// Opens layers, and reads their merged tree.
+    pub(super) fn open(paths: Vec<PathBuf>) -> Result<Self> {
+        let mut layers = Self::default();
+        layers.extend(paths)?;
+        Ok(layers)
+    }
+
+    /// Makes these the layers. What was read of the lower ones is used again if they are the same.
+    pub(super) fn set(&mut self, paths: Vec<PathBuf>) -> Result<()> {
+        match paths.strip_prefix(&self.paths[..]) {
+            Some(new) => self.extend(new.to_vec()),
+            None => {
+                *self = Self::open(paths)?;
+                Ok(())
+            }
+        }
+    }
+
+    fn extend(&mut self, paths: Vec<PathBuf>) -> Result<()> {
+        for path in paths {
+            let opened = Opened::open(&path)?;
+            let layer = opened.tree(&path)?;
+            let number = u16::try_from(self.opened.len() + 1)
+                .map_err(|_| image(&path, "there are more than 65,535 layers".to_owned()))?;
+            let tree = self.tree.get_or_insert_default();
+            tree.stack(&layer, number).map_err(|reason| image(&path, reason.to_owned()))?;
+            self.opened.push(opened);
+            self.paths.push(path);
+        }
+        Ok(())
+    }
+
+    pub(super) fn tree(&self) -> Option<&Tree> {
+        self.tree.as_ref()
+    }
+
+    /// By which each layer is known.
+    pub(super) fn tags(paths: &[PathBuf]) -> Result<Vec<[u8; 64]>> {
+        paths.iter().map(|path| Ok(Opened::open(path)?.tag())).collect()
+    }
+
+    /// Writes an image of the merged tree alone, whose data is on the layers as devices.
+    pub(super) fn write_index(mut self, path: &Path) -> Result<Image> {
+        let failed = |source| io("write", path, source);
+        let file = File::options().create(true).truncate(true).read(true).write(true).open(path);
+        let writer = Writer::with_devices(file.map_err(failed)?, self.opened.len()).map_err(failed)?;
+        let mut options = Options::default();
+        for layer in &self.opened {
+            options.devices.push(Device { tag: layer.tag(), blocks: layer.header.blocks });
+        }
+        let mut tree = self.tree.take().unwrap_or_default();
+        writer.finish(&mut tree, &options).map_err(|error| data(error, path))
+    }
+
+    /// Writes an image of the merged tree with all its data: only what is seen.
+    pub(super) fn write_whole(mut self, file: File, path: &Path, options: &Options) -> Result<Image> {
+        let mut writer = Writer::new(file).map_err(|source| io("write", path, source))?;
+        let mut tree = self.tree.take().unwrap_or_default();
+        self.take_in(&mut tree, &mut writer, path)?;
+        writer.finish(&mut tree, options).map_err(|error| data(error, path))
+    }
+
+    /// Gives a layer, which an applier wrote, what it takes from these below it.
+    pub(super) fn settle(&self, path: &Path) -> Result<()> {
+        let opened = Opened::open(path)?;
+        let mut tree = opened.tree(path)?;
+        if tree.is_settled() {
+            return Ok(());
+        }
+        tree.settle(self.tree()).map_err(|Refused { entry, reason }| {
+            image(path, format!("entry {:?} is refused: {reason}", String::from_utf8_lossy(&entry)))
+        })?;
+        let failed = |source| io("write", path, source);
+        let file = File::options().read(true).write(true).open(path).map_err(failed)?;
+        let mut writer = Writer::behind_data(file, opened.header.meta_block).map_err(failed)?;
+        self.take_in(&mut tree, &mut writer, path)?;
+        let options = Options::default().uuid(opened.header.uuid).time(opened.header.build_time);
+        writer.finish(&mut tree, &options).map_err(|error| data(error, path))?;
+        Ok(())
+    }
+
+    /// Copies all data that is on a layer into an image.
+    fn take_in(&self, tree: &mut Tree, writer: &mut Writer, path: &Path) -> Result<()> {
+        let mut found = Vec::new();
+        for node in tree.named() {
+            if let Some((_, device, pieces)) = tree.data_of(node)
+                && device > 0
+            {
+                found.push((device, pieces.first().map(|(_, block, _)| *block), node));
+            }
+        }
+        // As they are on the disk.
+        found.sort_unstable();
+        for (device, _, node) in found {
+            let (size, _, pieces) = tree.data_of(node).expect("it was found");
+            let from = usize::from(device) - 1;
+            let content = Content {
+                file: &self.opened[from].file,
+                left: pieces.iter().map(|(_, block, length)| (u64::from(*block) * BLOCK, *length)).collect(),
+            };
+            let mut content = io::BufReader::with_capacity(BUFFER, content);
+            let pieces: Vec<_> = pieces.into_iter().map(|(offset, _, length)| (offset, length)).collect();
+            let written = writer.data(&mut content, &pieces, size).map_err(|error| match error {
+                DataError::Read(source) => io("read", &self.paths[from], source),
+                other => data(other, path),
+            })?;
+            tree.set_data(node, written);
+        }
+        Ok(())
+    }
+}
+
+/// The data of a file on a layer, read from there.
+struct Content<'a> {
+    file: &'a File,
+    /// Offsets and lengths.
+    left: VecDeque<(u64, u64)>,
+}
+
+impl io::Read for Content<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let Some((offset, length)) = self.left.front_mut() else { return Ok(0) };
+        let wanted = buf.len().min(usize::try_from(*length).unwrap_or(usize::MAX));
+        let read = self.file.read_at(&mut buf[..wanted], *offset)?;
+        (*offset, *length) = (*offset + read as u64, *length - read as u64);
+        if *length == 0 {
+            self.left.pop_front();
+        }
+        Ok(read)
+    }
+}
+
+fn image(path: &Path, reason: String) -> Error {
+    Error::Image { path: path.to_owned(), reason }
+}
+
+fn data(error: DataError, path: &Path) -> Error {
+    match error {
+        DataError::Read(source) => io("read", path, source),
+        DataError::Write(source) => io("write", path, source),
+        other => image(path, other.to_string()),
+    }
+}
+
+impl Tree {
+    /// All nodes that have a name, in some order.
+    fn named(&self) -> Vec<Node> {
+        let mut seen = vec![false; self.inodes.len()];
+        let mut open = vec![self.root()];
+        let mut named = Vec::new();
+        while let Some(folder) = open.pop() {
+            for (_, child) in self.children(folder) {
+                if std::mem::replace(&mut seen[child.0 as usize], true) {
+                    continue;
+                }
+                named.push(child);
+                if self.is_folder(child) {
+                    open.push(child);
+                }
+            }
+        }
+        named
+    }
+}

@@ -1,0 +1,67 @@
+//! EROFS images: a layer, or a whole root file system, as one file.
+//!
+//! ```text
+//! data, block after block ──▶ Writer::data ──▶ ┌──────────────────────────────────────────────┐
+//!                                              │ superblock │ data of files … │ metadata      │
+//! names, owners, times ──▶ Tree ──finish────▶  └──────────────────────────────────────────────┘
+//! ```
+//!
+//! The image is written from its beginning to its end: the data of each file when it comes, and then the metadata, which was
+//! kept in a [`Tree`]. So memory is proportional to the number of entries, and no file but the image is ever made.
+//!
+//! Data begins at multiples of 4,096 bytes, where any kernel since 5.15 and any reader of the format finds it.
+
+mod data;
+mod driver;
+mod folder;
+mod format;
+mod layers;
+mod layout;
+mod paths;
+mod probe;
+mod read;
+mod settle;
+mod stack;
+mod tree;
+mod verity;
+mod xattrs;
+
+use std::fs::File;
+
+pub use data::{DataError, Options, Writer};
+pub use driver::{Erofs, ErofsOptions, Form};
+pub use settle::{IMPLIED, LINK, Refused};
+pub use tree::{Data, Kind, Meta, Node, Tree};
+pub use verity::Verity;
+pub use xattrs::XattrSet;
+
+/// An image that was written.
+#[derive(Debug)]
+pub struct Image {
+    file: File,
+    inodes: u64,
+    blocks: u32,
+    meta_block: u32,
+}
+
+impl Image {
+    /// The file it is in.
+    pub fn into_file(self) -> File {
+        self.file
+    }
+
+    /// How many files, folders, links and devices it has.
+    pub fn inodes(&self) -> u64 {
+        self.inodes
+    }
+
+    /// How long it is, in bytes.
+    pub fn length(&self) -> u64 {
+        u64::from(self.blocks) * format::BLOCK
+    }
+
+    /// How long its data is, the superblock included, in bytes: the metadata begins there.
+    pub fn data_length(&self) -> u64 {
+        u64::from(self.meta_block) * format::BLOCK
+    }
+}

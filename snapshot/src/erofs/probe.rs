@@ -1,0 +1,77 @@
+//! Whether images and overlays on them work in a folder.
+
+use std::{error::Error as _, fs::File, path::Path};
+
+use rustix::fs::{Mode, OFlags, openat};
+
+use super::{
+    Kind, Meta, Options, Tree, Writer,
+    driver::{overlay, unsupported},
+};
+use crate::{
+    Error, Result,
+    folders::{io, mkdir},
+    mount,
+    root::Root,
+    tree,
+};
+
+/// Refuses a root whose path cannot stand in mount options as it is.
+pub(super) fn path(root: &Path) -> Result<()> {
+    if root.to_str().is_some_and(|path| !path.contains([':', ',', '\\'])) {
+        return Ok(());
+    }
+    let reason = format!(
+        "{} holds `:`, `,`, `\\\\` or bytes that are not UTF-8, which mount options cannot say: choose another root",
+        root.display()
+    );
+    Err(unsupported("use this root", reason))
+}
+
+/// Mounts a tiny image as every snapshot will be, and writes on top of it.
+pub(super) fn run(root: &Root) -> Result<()> {
+    let attempt = |folder: &Path| {
+        for name in ["upper", "work"] {
+            mkdir(&folder.join(name), 0o755)?;
+        }
+        let place = |name: &str| folder.join(name).display().to_string();
+        let image = folder.join("image");
+        let write = || {
+            let mut tree = Tree::new();
+            tree.put(tree.root(), b"file", Meta::default(), Kind::Fifo).expect("it is a good name");
+            let file = File::options().create_new(true).read(true).write(true).open(&image)?;
+            let written = Writer::new(file)?.finish(&mut tree, &Options::default());
+            written.map(drop).map_err(std::io::Error::other)
+        };
+        write().map_err(|source| io("write", &image, source))?;
+        let mut options = vec!["rw".to_owned(), format!("lowerimage={}", place("image"))];
+        options.extend([format!("upperdir={}", place("upper")), format!("workdir={}", place("work"))]);
+        let tree = mount::open_tree(&[overlay(options)]).map_err(|err| cannot_mount(&err, root.path()))?;
+        let used = rustix::fs::unlinkat(&tree, "file", rustix::fs::AtFlags::empty())
+            .and_then(|()| openat(&tree, "other", OFlags::CREATE | OFlags::CLOEXEC, Mode::RWXU));
+        match used {
+            Ok(_) => Ok(()),
+            Err(err @ (rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT)) => {
+                Err(io("write to an overlay on", folder, err.into()))
+            }
+            Err(err) => {
+                let reason = format!(
+                    "an overlay on {} cannot be written ({err}): choose a root on ext4, xfs, btrfs or tmpfs",
+                    root.path().display()
+                );
+                Err(unsupported("work here", reason))
+            }
+        }
+    };
+    root.attempt(attempt, tree::remove)
+}
+
+fn cannot_mount(err: &Error, root: &Path) -> Error {
+    let cause = err.source().map(ToString::to_string).unwrap_or_default();
+    let reason = format!(
+        "an image in {} cannot be mounted: {cause}; it takes root, for EROFS cannot be mounted in a user namespace, and Linux 6.12 \
+         with EROFS and overlayfs, or 5.15 with loop devices; without these, use the overlay snapshotter",
+        root.display()
+    );
+    unsupported("work here", reason)
+}

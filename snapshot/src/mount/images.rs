@@ -1,0 +1,171 @@
+//! Layers of an overlay that are images: each is mounted first, without a place in the file system.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use rustix::{
+    fs::CWD,
+    io::Errno,
+    mount::{MoveMountFlags, move_mount},
+};
+
+use super::{Mount, options::Options, place::Place};
+
+/// The option that names such a layer. It is ours: the kernel does not know it.
+pub(super) const OPTION: &str = "lowerimage";
+/// The option that says where such a layer is mounted, its owners mapped as those of the whole. It is ours, too.
+pub(super) const MOUNTED: &str = "lowermount";
+
+/// Gives `work` the mount, with all layers that are images mounted for as long as it takes. An overlay goes on without these.
+pub(super) fn with<T>(one: &Mount, work: impl Fn(&Mount) -> io::Result<T>) -> io::Result<T> {
+    let options = Options::parse(&one.options)?;
+    if options.images().next().is_none() {
+        return work(one);
+    }
+    let roots = options.images().map(|image| mounted(image, &options)).collect::<io::Result<Vec<_>>>()?;
+    let handles = roots.iter().map(|root| format!("/proc/self/fd/{}", root.as_raw_fd()));
+    work(&replaced(one, handles.collect())).or_else(|err| match Errno::from_io_error(&err) {
+        // Only Linux 6.15 takes layers from mounts without a place.
+        Some(Errno::INVAL) => {
+            let places = roots.iter().map(attached).collect::<io::Result<Vec<_>>>()?;
+            work(&replaced(one, places.iter().map(|place| place.path().display().to_string()).collect()))
+        }
+        _ => Err(err),
+    })
+}
+
+/// The commands that mount the images of an overlay in folders, the overlay on top of these, and the commands that take the folders
+/// away again. `None` if it has none.
+pub(super) fn commands(one: &Mount) -> Option<(String, Mount, String)> {
+    let options = Options::parse(&one.options).ok()?;
+    let (mut before, mut after, mut paths) = (String::new(), String::new(), Vec::new());
+    for (number, value) in options.images().enumerate() {
+        let (mut parts, place) = (value.split(':'), format!("/tmp/image{number}"));
+        let image = erofs(parts.next().expect("there is always one part"), parts);
+        before += &format!("mkdir {place} && {} && ", image.command_line(place.as_ref()));
+        after += &format!(" && umount -l {place} && rmdir {place}");
+        paths.push(place);
+    }
+    if paths.is_empty() {
+        return None;
+    }
+    let mut plain = replaced(one, Vec::new());
+    plain.options.push(format!(
+        "lowerdir={}",
+        options.layers().map(str::to_owned).chain(paths).collect::<Vec<_>>().join(":")
+    ));
+    plain.options.retain(|option| option.starts_with("lowerdir=") || !option.starts_with("lowerdir+"));
+    Some((before, plain, after))
+}
+
+/// An image, mounted without a place.
+fn mounted(value: &str, options: &Options<'_>) -> io::Result<OwnedFd> {
+    let mut parts = value.split(':');
+    let image = parts.next().expect("there is always one part");
+    let root = super::kernel::detached(&erofs(image, parts))?;
+    if !options.mapping.is_empty() {
+        options.mapping.apply(&root, false)?;
+    }
+    Ok(root)
+}
+
+/// Mounted in a temporary folder.
+fn attached(root: &OwnedFd) -> io::Result<Place> {
+    let mut place = Place::new()?;
+    move_mount(root, "", CWD, place.path(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    place.mounted(1);
+    Ok(place)
+}
+
+/// The mount, with the layers at these paths in the place of the images.
+fn replaced(one: &Mount, paths: Vec<String>) -> Mount {
+    let is_image = |option: &str| option.split_once('=').is_some_and(|(key, _)| key == OPTION);
+    let mut options: Vec<_> = one.options.iter().filter(|option| !is_image(option)).cloned().collect();
+    options.extend(paths.into_iter().map(|path| format!("{MOUNTED}={path}")));
+    Mount { options, ..one.clone() }
+}
+
+/// How an EROFS image is mounted whose data is on these devices, each of them a file.
+pub(crate) fn erofs<'a>(image: &str, devices: impl IntoIterator<Item = &'a str>) -> Mount {
+    let mut options = vec!["ro".to_owned()];
+    options.extend(devices.into_iter().map(|device| format!("device={device}")));
+    Mount { fstype: "erofs".to_owned(), source: image.into(), options }
+}
+
+#[cfg(all(test, feature = "erofs"))]
+mod tests {
+    use std::{fs::File, path::Path};
+
+    use rustix::fs::{AtFlags, Mode, OFlags, openat, statat};
+
+    use super::*;
+    use crate::{
+        erofs::{Kind, Meta, Tree, Writer},
+        mount::{IdMap, kernel::detached, open_tree},
+    };
+
+    /// An overlay on an image with a file of user 5.
+    fn overlay(folder: &Path) -> Mount {
+        let mut tree = Tree::new();
+        let meta = Meta { uid: 5, mode: 0o644, ..Meta::default() };
+        tree.put(tree.root(), b"low", meta, Kind::Fifo).expect("the name is good");
+        let image = folder.join("image");
+        let file = File::create_new(&image).expect("it is new");
+        let written = Writer::new(file).expect("there is room").finish(&mut tree, &Default::default());
+        written.expect("there is room");
+        let mut options = vec![format!("lowerimage={}", image.display())];
+        for name in ["upper", "work"] {
+            std::fs::create_dir(folder.join(name)).expect("it is new");
+            options.push(format!("{name}dir={}", folder.join(name).display()));
+        }
+        Mount { fstype: "overlay".into(), source: "overlay".into(), options }
+    }
+
+    #[test]
+    fn an_image_is_a_layer_with_a_place_and_without_one() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let one = overlay(dir.path());
+        let options = Options::parse(&one.options).expect("all are known");
+        let image = options.images().next().expect("there is one");
+
+        let root = mounted(image, &options).expect("the kernel takes it");
+        let place = attached(&root).expect("root may mount");
+        let by_place = detached(&replaced(&one, vec![place.path().display().to_string()]));
+        drop((place, root));
+
+        for tree in [open_tree(&[one]).expect("without"), by_place.expect("with")] {
+            statat(&tree, "low", AtFlags::empty()).expect("it is in the image");
+            openat(&tree, "high", OFlags::CREATE | OFlags::CLOEXEC, Mode::RWXU).expect("it can be written");
+        }
+    }
+
+    #[test]
+    fn a_shell_mounts_the_image_first() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let target = dir.path().join("target");
+        std::fs::create_dir(&target).expect("it is new");
+        // In a namespace of its own, which ends with it.
+        let line = overlay(dir.path())
+            .command_line(&target)
+            .replace("/tmp/image", &format!("{}/at", dir.path().display()));
+
+        let look = format!("{line} && ls {}", target.display());
+        let output = std::process::Command::new("unshare").args(["-m", "sh", "-c", &look]).output();
+
+        let output = output.expect("install util-linux");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "low\n", "{line}: {output:?}");
+    }
+
+    #[test]
+    fn owners_in_an_image_are_mapped() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let map: IdMap = "0:100000:65536".parse().expect("a mapping");
+
+        let tree = open_tree(&[overlay(dir.path()).idmapped(&[map], &[map])]).expect("the kernel can map");
+
+        let low = statat(&tree, "low", AtFlags::empty()).expect("it is in the image");
+        assert_eq!((low.st_uid, low.st_gid), (100_005, 100_000));
+    }
+}
