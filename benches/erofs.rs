@@ -14,11 +14,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use oci_spec::image::{Descriptor, ImageIndex};
 use rustix::time::{ClockId, clock_gettime};
 use windlass::{
     content::{LocalStore, Options, hash::Hasher},
     images::Image,
-    oci_spec::image::{Descriptor, ImageIndex},
     rootfs::{Unpacker, compression::decompress},
     snapshot::{Durability, Erofs, ErofsOptions, Overlay, Snapshotter, erofs::Form, mount},
 };
@@ -51,7 +51,7 @@ fn main() -> Result<()> {
     let manifest = manifest(&images, "python")?;
     let blobs = tempfile::tempdir()?;
     let store = store(&images, blobs.path())?;
-    let image = runtime.block_on(Image::read(&(Arc::new(store.clone()) as _), &manifest))?;
+    let image = runtime.block_on(Image::read(&store, &manifest))?;
     let layers: Vec<_> = image.layers().map(|(blob, _)| blob.clone()).collect();
 
     let mut all = [const { Vec::new() }; 4];
