@@ -298,7 +298,7 @@ mod tests {
         let mut tree = Tree::new();
         let file = tempfile::NamedTempFile::new().expect("there is room");
         let mut writer = Writer::new(file.reopen().expect("it is there")).expect("there is room");
-        let mut put = |tree: &mut Tree, folder, name: &str, kind| {
+        let put = |tree: &mut Tree, folder, name: &str, kind| {
             let xattrs =
                 tree.xattrs([(&b"user.a"[..], name.as_bytes()), (b"trusted.b", b"x")]).expect("known");
             let meta = Meta { mode: 0o755, uid: 1, gid: 70_000, mtime: (-1, 5), xattrs };
