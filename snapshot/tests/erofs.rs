@@ -145,6 +145,8 @@ fn only_a_snapshot_of_its_own_without_a_parent_takes_an_image() {
     let alone = driver.layer_file(&driver.prepare("alone", None).expect("a free key")).expect("it is one");
 
     assert!(!alone.exists() && alone.parent().is_some_and(Path::is_dir));
+    fs::write(&alone, "what is written first is not an image yet").expect("there is room");
+    assert!(driver.usage("alone").expect("it is there").bytes > 0);
     for mounts in [driver.prepare("on-low", Some("low")), other.prepare("foreign", None), Ok(vec![])] {
         let refused = driver.layer_file(&mounts.expect("a free key"));
         assert!(matches!(refused, Err(Error::Unsupported { .. })), "{refused:?}");

@@ -207,7 +207,7 @@ async fn the_snapshots_under_a_container_stay_when_its_image_goes() {
 
     assert_eq!(report["snapshots"], serde_json::json!([]));
     assert_eq!(report["blobs"].as_array().map(Vec::len), Some(4));
-    let words = prepared.split([',', ' ', '\'', '=', ':']);
+    let words = prepared.split([',', ' ', '\'', '=', ':', ')']);
     let images: Vec<_> = words.filter(|word| word.ends_with(".erofs")).collect();
     assert!(!images.is_empty(), "{prepared}");
     for image in images {

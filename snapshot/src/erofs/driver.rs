@@ -424,12 +424,18 @@ fn tempfile_in(folder: &Path) -> Result<PathBuf> {
 /// What a snapshot takes: its image, or the folder that is not one yet.
 fn usage(tree: &Path, _parent: Option<&Path>) -> Result<Usage> {
     let layer = tree.with_file_name(LAYER);
-    if !layer.exists() {
-        return tree::usage(tree);
-    }
-    let opened = Opened::open(&layer)?;
-    let blocks = opened.file.metadata().map_err(|source| io("look at", &layer, source))?.blocks();
-    Ok(Usage { inodes: opened.header.inodes, bytes: blocks * 512 })
+    let blocks = match std::fs::metadata(&layer) {
+        Ok(metadata) => metadata.blocks(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return tree::usage(tree),
+        Err(source) => return Err(io("look at", &layer, source)),
+    };
+    let inodes = match Opened::open(&layer) {
+        Ok(image) => image.header.inodes,
+        // It is being written.
+        Err(Error::Image { .. }) => 0,
+        Err(err) => return Err(err),
+    };
+    Ok(Usage { inodes, bytes: blocks * 512 })
 }
 
 /// Whether the image of a snapshot, or the folder that is not one yet, is there.

@@ -3,6 +3,7 @@
 use std::{
     io,
     os::fd::{AsRawFd, OwnedFd},
+    path::Path,
 };
 
 use rustix::{
@@ -11,7 +12,7 @@ use rustix::{
     mount::{MoveMountFlags, move_mount},
 };
 
-use super::{Mount, options::Options, place::Place};
+use super::{Mount, options::Options, place::Place, quoted};
 
 /// The option that names such a layer. It is ours: the kernel does not know it.
 pub(super) const OPTION: &str = "lowerimage";
@@ -36,28 +37,50 @@ pub(super) fn with<T>(one: &Mount, work: impl Fn(&Mount) -> io::Result<T>) -> io
     })
 }
 
-/// The commands that mount the images of an overlay in folders, the overlay on top of these, and the commands that take the folders
-/// away again. `None` if it has none.
-pub(super) fn commands(one: &Mount) -> Option<(String, Mount, String)> {
+/// The commands of a shell that mount an image, or an overlay on images: `mount(8)` alone knows neither the layers nor that their data
+/// is in files. `None` if it does.
+pub(super) fn commands(one: &Mount, target: &Path) -> Option<String> {
     let options = Options::parse(&one.options).ok()?;
-    let (mut before, mut after, mut paths) = (String::new(), String::new(), Vec::new());
-    for (number, value) in options.images().enumerate() {
-        let (mut parts, place) = (value.split(':'), format!("/tmp/image{number}"));
-        let image = erofs(parts.next().expect("there is always one part"), parts);
-        before += &format!("mkdir {place} && {} && ", image.command_line(place.as_ref()));
-        after += &format!(" && umount -l {place} && rmdir {place}");
-        paths.push(place);
+    if one.fstype == "erofs" && options.data.iter().any(|(key, _)| *key == "device") {
+        return Some(with_loops(one, target));
     }
-    if paths.is_empty() {
-        return None;
+    options.images().next()?;
+    let (mut before, mut after) = (String::new(), String::new());
+    let mut layers: Vec<_> = options.layers().map(str::to_owned).collect();
+    for value in options.images() {
+        let (mut parts, place) = (value.split(':'), super::place::unique());
+        let image = erofs(parts.next().expect("there is always one part"), parts);
+        let place = place.display().to_string();
+        before += &format!("mkdir {0} && {1} && ", quoted(&place), image.command_line(place.as_ref()));
+        after += &format!(" && umount -l {0} && rmdir {0}", quoted(&place));
+        layers.push(place);
     }
     let mut plain = replaced(one, Vec::new());
-    plain.options.push(format!(
-        "lowerdir={}",
-        options.layers().map(str::to_owned).chain(paths).collect::<Vec<_>>().join(":")
-    ));
-    plain.options.retain(|option| option.starts_with("lowerdir=") || !option.starts_with("lowerdir+"));
-    Some((before, plain, after))
+    plain.options.retain(|option| !option.starts_with("lowerdir"));
+    plain.options.push(format!("lowerdir={}", layers.join(":")));
+    Some(before + &plain.command_line(target) + &after)
+}
+
+/// The loop devices are gone with the mount.
+fn with_loops(one: &Mount, target: &Path) -> String {
+    let mut files = vec![one.source.to_string_lossy().into_owned()];
+    let mut words = Vec::new();
+    for option in &one.options {
+        match option.strip_prefix("device=") {
+            Some(file) => {
+                words.push(format!("device=\"$l{}\"", files.len()));
+                files.push(file.to_owned());
+            }
+            None => words.push(quoted(option).into_owned()),
+        }
+    }
+    let loops = files.iter().enumerate();
+    let loops: String =
+        loops.map(|(number, file)| format!("l{number}=$(losetup -rf --show {}) && ", quoted(file))).collect();
+    let all: String = (0..files.len()).map(|number| format!(" \"$l{number}\"")).collect();
+    let target = target.to_string_lossy();
+    let words = words.join(",");
+    format!("{loops}mount -t erofs -o {words} \"$l0\" {} && losetup -d{all}", quoted(&target))
 }
 
 /// An image, mounted without a place.
@@ -96,7 +119,7 @@ pub(crate) fn erofs<'a>(image: &str, devices: impl IntoIterator<Item = &'a str>)
 
 #[cfg(all(test, feature = "erofs"))]
 mod tests {
-    use std::{fs::File, path::Path};
+    use std::fs::File;
 
     use rustix::fs::{AtFlags, Mode, OFlags, openat, statat};
 
@@ -147,9 +170,7 @@ mod tests {
         let target = dir.path().join("target");
         std::fs::create_dir(&target).expect("it is new");
         // In a namespace of its own, which ends with it.
-        let line = overlay(dir.path())
-            .command_line(&target)
-            .replace("/tmp/image", &format!("{}/at", dir.path().display()));
+        let line = overlay(dir.path()).command_line(&target);
 
         let look = format!("{line} && ls {}", target.display());
         let output = std::process::Command::new("unshare").args(["-m", "sh", "-c", &look]).output();

@@ -42,9 +42,8 @@ impl Mount {
     /// The `mount` command that mounts this on `target`, for a person to read or to run in a shell. Layers that are images are
     /// mounted first, in temporary folders.
     pub fn command_line(&self, target: &Path) -> String {
-        let lines = images::commands(self);
-        if let Some((lines, one, after)) = lines {
-            return lines + &one.command_line(target) + &after;
+        if let Some(commands) = images::commands(self, target) {
+            return commands;
         }
         let (source, target) = (self.source.to_string_lossy(), target.to_string_lossy());
         let options = self.options.join(",");

@@ -17,11 +17,7 @@ pub(super) struct Place {
 impl Place {
     /// Makes a folder for temporary files that only we may enter.
     pub(super) fn new() -> io::Result<Self> {
-        static COUNTER: AtomicU64 = AtomicU64::new(0);
-        let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
-        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("windlass-mount-{}-{count}-{now}", std::process::id());
-        let path = std::env::temp_dir().join(name);
+        let path = unique();
         rustix::fs::mkdir(&path, Mode::RWXU)?;
         Ok(Self { path, mounts: 0 })
     }
@@ -34,6 +30,14 @@ impl Place {
     pub(super) fn mounted(&mut self, mounts: usize) {
         self.mounts = mounts;
     }
+}
+
+/// A path for temporary files that nobody else has.
+pub(super) fn unique() -> PathBuf {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("windlass-mount-{}-{count}-{now}", std::process::id()))
 }
 
 impl Drop for Place {
