@@ -32,12 +32,21 @@ const REPORT: u64 = 256 << 10;
 pub trait Applier: fmt::Debug + Send + Sync {
     /// Applies a layer to the tree that `mounts` show, and reads the layer to its end.
     ///
+    /// `below` is empty, unless the layer is one of which [`settle`](apply::settle) has said
+    /// [`Settled::Again`](apply::Settled::Again): then it shows the layers below.
+    ///
     /// Dropping the future stops the work soon; the tree is then to be thrown away.
     ///
     /// # Errors
     ///
     /// What is wrong with the layer, or what the system answers. The tree is then half changed.
-    async fn apply(&self, layer: LayerStream, mounts: &[Mount], whiteouts: Whiteouts) -> Result<Applied>;
+    async fn apply(
+        &self,
+        layer: LayerStream,
+        mounts: &[Mount],
+        below: &[Mount],
+        whiteouts: Whiteouts,
+    ) -> Result<Applied>;
 }
 
 /// A layer's bytes, as they are in its blob.
@@ -71,11 +80,23 @@ impl TarApplier {
 
 #[async_trait]
 impl Applier for TarApplier {
-    async fn apply(&self, layer: LayerStream, mounts: &[Mount], whiteouts: Whiteouts) -> Result<Applied> {
+    async fn apply(
+        &self,
+        layer: LayerStream,
+        mounts: &[Mount],
+        below: &[Mount],
+        whiteouts: Whiteouts,
+    ) -> Result<Applied> {
         let options = self.options.clone().whiteouts(whiteouts);
-        let mounts = mounts.to_vec();
-        run(layer, options.limits.clone(), move |plain| apply::apply(plain, &open_tree(&mounts)?, &options))
-            .await
+        let (mounts, below) = (mounts.to_vec(), below.to_vec());
+        let work = move |plain: PieceReader<'_>| {
+            let root = open_tree(&mounts)?;
+            match below.is_empty() {
+                true => apply::apply(plain, &root, &options),
+                false => apply::apply_again(plain, &root, &open_tree(&below)?, &options),
+            }
+        };
+        run(layer, self.options.limits.clone(), work).await
     }
 }
 

@@ -12,7 +12,7 @@ use tar::{EntryType, Header};
 use windlass_snapshot::Whiteouts;
 
 use crate::{
-    apply::{IdMap, Limits, Options, apply, settle},
+    apply::{IdMap, Limits, Options, Settled, apply, apply_again, settle},
     compression::{Expansion, decompress},
 };
 
@@ -61,7 +61,16 @@ pub fn layers(bytes: &[u8]) {
         let own = roots.last().expect("it was pushed").clone();
         let options = options.clone().whiteouts(Whiteouts::UserOverlay);
         if let Ok(applied) = apply(&tar[..], &open(&own), &options) {
-            let _ = settle(&applied.pending, &open(&own), lower.as_deref().map(open).as_ref());
+            let lower = lower.as_deref().map(open);
+            if let (Ok(Settled::Again), Some(lower)) =
+                (settle(&applied.pending, &open(&own), lower.as_ref()), &lower)
+            {
+                roots.push(root(&place, &format!("{number}-again")));
+                let own = open(roots.last().expect("it was pushed"));
+                if let Ok(applied) = apply_again(&tar[..], &own, lower, &options) {
+                    let _ = settle(&applied.pending, &own, Some(lower));
+                }
+            }
         }
         lower = Some(own);
         if removed.is_err() {

@@ -21,6 +21,8 @@ const PATHS: [&str; 14] = [
     "a/link",
 ];
 
+const ON_MOUNTS: &str = "overlays, one by one";
+
 /// One entry: what, where, and a number that it makes something of.
 type Entry = (Kind, usize, usize);
 
@@ -100,6 +102,12 @@ async fn unpack(
     Ok(tree.ignore_overlay_xattrs())
 }
 
+fn without_links(tree: &Tree) -> Tree {
+    let mut tree = tree.clone();
+    tree.nodes.values_mut().for_each(|node| node.links.clear());
+    tree
+}
+
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
@@ -119,7 +127,7 @@ async fn is_the_same(layers: Vec<Layer>) -> Result<(), TestCaseError> {
             Arc::new(Native::open(&folder.join("native"), Durability::Fast).expect("it opens")),
         ),
         ("overlays, all at once", Arc::new(overlay("at-once"))),
-        ("overlays, one by one", Arc::new(OneByOne(overlay("one-by-one")))),
+        (ON_MOUNTS, Arc::new(OneByOne(overlay("one-by-one")))),
     ];
     let mut first: Option<Result<Tree, String>> = None;
     for (way, snapshotter) in ways {
@@ -129,21 +137,31 @@ async fn is_the_same(layers: Vec<Layer>) -> Result<(), TestCaseError> {
             continue;
         };
         match (first, &unpacked) {
+            (Ok(want), Ok(tree)) if way == ON_MOUNTS => {
+                // Overlayfs without an index copies one name of a lower file up, and knows no longer that it had others.
+                let differences = without_links(want).diff(&without_links(tree));
+                prop_assert!(differences.is_empty(), "{way}:\n{}", differences.join("\n"));
+            }
             (Ok(want), Ok(tree)) => {
                 let differences = want.diff(tree);
                 prop_assert!(differences.is_empty(), "{way}:\n{}", differences.join("\n"));
             }
             (Err(_), Err(_)) => {}
-            // Whoever does not know what is below does not miss the target of a link that a later entry replaces.
-            (Err(error), Ok(_)) if error.contains("it is a hard link to") => {}
             differ => prop_assert!(false, "{way} takes what is refused else, or refuses it: {differ:?}"),
         }
     }
     Ok(())
 }
 
+/// 48 cases, or as many as `PROPTEST_CASES` says.
+fn config() -> ProptestConfig {
+    let default = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    let cases = std::env::var_os("PROPTEST_CASES").map_or(48, |_| default.cases);
+    ProptestConfig { cases, ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(48) })]
+    #![proptest_config(config())]
     #[test]
     fn random_layers_are_the_same_tree_in_all_ways(
         layers in proptest::collection::vec(proptest::collection::vec(entry(), 0..6), 1..6)

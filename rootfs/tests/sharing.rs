@@ -149,7 +149,13 @@ impl Order {
 
 #[async_trait]
 impl Applier for Watched {
-    async fn apply(&self, layer: LayerStream, mounts: &[Mount], whiteouts: Whiteouts) -> Result<Applied> {
+    async fn apply(
+        &self,
+        layer: LayerStream,
+        mounts: &[Mount],
+        below: &[Mount],
+        whiteouts: Whiteouts,
+    ) -> Result<Applied> {
         let digest = layer.descriptor.digest().clone();
         *self.applied.lock().expect("nobody panicked").entry(digest.to_string()).or_default() += 1;
         let order = self.orders.lock().expect("nobody panicked").remove(&digest);
@@ -158,7 +164,7 @@ impl Applier for Watched {
             go_on.acquire().await.expect("it is open").forget();
             return Err(Error::Tar { entry: None, source: io::Error::other("it was told to") });
         }
-        self.inner.apply(layer, mounts, whiteouts).await
+        self.inner.apply(layer, mounts, below, whiteouts).await
     }
 }
 

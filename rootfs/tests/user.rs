@@ -10,7 +10,7 @@ use std::{
 };
 
 use support::{Place, open, paths, root};
-use windlass_rootfs::apply::{IdMap, Options, apply};
+use windlass_rootfs::apply::{IdMap, Options, Settled, apply, settle};
 use windlass_snapshot::Whiteouts;
 use windlass_testkit::{Layer, Tree, require};
 
@@ -138,8 +138,8 @@ fn root_of_a_user_namespace_unpacks_for_overlays_of_its_own() {
                 .expect("it can be made");
             pending.push(applied.pending);
         }
-        windlass_rootfs::apply::settle(&pending[1], &open(&folders[1]), Some(&open(&folders[0])))
-            .expect("it is below");
+        let settled = settle(&pending[1], &open(&folders[1]), Some(&open(&folders[0])));
+        assert_eq!(settled.expect("it is below"), Settled::Done);
         let target = env::temp_dir().join("root");
         let mounts = support::mounts(&folders, Whiteouts::UserOverlay);
         windlass_snapshot::mount::mount_all(&mounts, &target).expect("overlays work in user namespaces");

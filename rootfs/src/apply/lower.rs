@@ -1,109 +1,80 @@
-//! Where paths lead in the tree of the layers below.
+//! What the layers below have where a layer has something. Paths in here are real ones: no links are in them.
 
 use std::{
-    ffi::OsString,
-    os::{fd::OwnedFd, unix::ffi::OsStringExt},
+    collections::HashMap,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     rc::Rc,
 };
 
 use rustix::{
-    fs::{Mode, openat, readlinkat},
+    fs::{AtFlags, FileType, Stat, statat},
     io::Errno,
 };
 
-use super::{
-    rules::FOLDER,
-    walk::{LINKS, names_of, open_real},
-};
+use super::{remove::list, tree::parent, walk::open_real};
 
 /// The merged tree of the layers below.
 #[derive(Debug)]
 pub(super) struct Lower<'a> {
     pub(super) root: &'a OwnedFd,
     /// What was looked up last: much of a layer asks for the same.
-    last: Option<(PathBuf, Rc<Resolved>)>,
+    last: Option<(PathBuf, Option<Rc<OwnedFd>>)>,
 }
 
-/// Where a path leads.
-#[derive(Debug)]
-pub(super) struct Resolved {
-    /// The path without links. Some of it may not be there.
-    pub(super) real: PathBuf,
-    /// The folder there, if there is one.
-    pub(super) folder: Option<OwnedFd>,
-}
+/// Which file it is, whatever its name.
+pub(super) type Inode = (u64, u64);
 
 impl<'a> Lower<'a> {
     pub(super) fn new(root: &'a OwnedFd) -> Self {
         Self { root, last: None }
     }
 
-    /// Follows a path, links as they lead inside the root. Links in a circle are an [`Errno::LOOP`].
-    pub(super) fn resolve(&mut self, path: &Path) -> Result<Rc<Resolved>, Errno> {
-        match &self.last {
-            Some((last, resolved)) if last == path => Ok(resolved.clone()),
-            _ => {
-                let resolved = Rc::new(self.look_up(path)?);
-                self.last = Some((path.to_owned(), resolved.clone()));
-                Ok(resolved)
-            }
+    /// The folder of a path, if there is one.
+    pub(super) fn folder(&mut self, path: &Path) -> Result<Option<Rc<OwnedFd>>, Errno> {
+        if let Some((last, folder)) = &self.last
+            && last == path
+        {
+            return Ok(folder.clone());
+        }
+        let folder = match open_real(self.root, path) {
+            Ok(folder) => Some(Rc::new(folder)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => None,
+            Err(errno) => return Err(errno),
+        };
+        self.last = Some((path.to_owned(), folder.clone()));
+        Ok(folder)
+    }
+
+    /// What a path is, with the folder that it is in; `None` if nothing is there.
+    pub(super) fn look(&mut self, path: &Path) -> Result<Option<(Rc<OwnedFd>, Stat)>, Errno> {
+        let Some((folder, name)) = self.folder(parent(path))?.zip(path.file_name()) else { return Ok(None) };
+        match statat(&*folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some((folder, stat))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno),
         }
     }
 
-    fn look_up(&self, path: &Path) -> Result<Resolved, Errno> {
-        let open = |path: &Path| open_real(self.root, path);
-        let mut rest: Vec<OsString> = names_of(path).into_iter().rev().collect();
-        let mut real = PathBuf::new();
-        let mut folder = Some(open(&real)?);
-        let mut links = 0;
-        while let Some(name) = rest.pop() {
-            if name == ".." {
-                real.pop();
-                folder = found(open(&real))?;
-                continue;
-            }
-            let Some(here) = &folder else {
-                real.push(name);
-                continue;
-            };
-            match openat(here, &name, FOLDER, Mode::empty()) {
-                Ok(inner) => {
-                    real.push(name);
-                    folder = Some(inner);
+    /// All names of the files that have several. Looks at the whole tree.
+    pub(super) fn names(&self) -> Result<HashMap<Inode, Vec<PathBuf>>, Errno> {
+        let mut names: HashMap<_, Vec<_>> = HashMap::new();
+        let mut open = vec![PathBuf::new()];
+        while let Some(path) = open.pop() {
+            let folder = open_real(self.root, &path)?;
+            for (name, _) in list(&folder)? {
+                let stat = statat(&folder, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+                if kind(&stat) == FileType::Directory {
+                    open.push(path.join(name));
+                } else if stat.st_nlink > 1 {
+                    names.entry((stat.st_dev, stat.st_ino)).or_default().push(path.join(name));
                 }
-                Err(Errno::NOENT) => {
-                    real.push(name);
-                    folder = None;
-                }
-                Err(Errno::NOTDIR | Errno::LOOP) => match readlinkat(here, &name, Vec::new()) {
-                    Ok(_) if links == LINKS => return Err(Errno::LOOP),
-                    Ok(target) => {
-                        links += 1;
-                        let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
-                        if target.is_absolute() {
-                            real.clear();
-                            folder = Some(open(&real)?);
-                        }
-                        rest.extend(names_of(&target).into_iter().rev());
-                    }
-                    Err(Errno::INVAL) => {
-                        real.push(name);
-                        folder = None;
-                    }
-                    Err(errno) => return Err(errno),
-                },
-                Err(errno) => return Err(errno),
             }
         }
-        Ok(Resolved { real, folder })
+        Ok(names)
     }
 }
 
-fn found(answer: Result<OwnedFd, Errno>) -> Result<Option<OwnedFd>, Errno> {
-    match answer {
-        Ok(folder) => Ok(Some(folder)),
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
-        Err(errno) => Err(errno),
-    }
+pub(super) fn kind(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
 }

@@ -16,7 +16,12 @@ pub(super) const ROOT: Id = 0;
 /// All folders that the layer made or went through.
 #[derive(Debug)]
 pub(super) struct Made {
+    /// Those that are gone again, too.
     folders: Vec<Folder>,
+    /// All hard links whose targets are in a layer below, whatever has become of them: name and target.
+    pub(super) links: Vec<(PathBuf, PathBuf)>,
+    /// Lower files that were gone through like folders, where a hard link is to be made to them.
+    pub(super) through: Vec<PathBuf>,
 }
 
 /// One folder, and what the layer made in it.
@@ -36,6 +41,8 @@ pub(super) struct Folder {
     pub(super) existed: bool,
     /// The layer has an entry for it.
     pub(super) declared: bool,
+    /// Nothing of the layer was there, and a layer below could show a link here, which would lead elsewhere.
+    pub(super) guessed: bool,
     /// It is in the layer, or something in it is. Else it was only gone through, or made for a whiteout.
     pub(super) real: bool,
     /// What the layer hides of it.
@@ -97,7 +104,8 @@ impl Last {
 impl Made {
     /// Nothing but the root is known.
     pub(super) fn new(gives: Gives) -> Self {
-        Self { folders: vec![Folder::found(ROOT, OsStr::new(""), gives)] }
+        let folders = vec![Folder::found(ROOT, OsStr::new(""), gives)];
+        Self { folders, links: Vec::new(), through: Vec::new() }
     }
 
     pub(super) fn at(&self, id: Id) -> &Folder {
@@ -166,6 +174,15 @@ impl Made {
         self.line(id).into_iter().map(|id| &self.folders[id].name).collect()
     }
 
+    /// What must be no link in the layers below, in order.
+    pub(super) fn guesses(&self) -> Vec<PathBuf> {
+        let guessed = (0..self.folders.len()).filter(|id| self.folders[*id].guessed);
+        let mut paths: Vec<_> = guessed.map(|id| self.path(id)).chain(self.through.iter().cloned()).collect();
+        paths.sort_unstable();
+        paths.dedup();
+        paths
+    }
+
     /// All folders that are still there, each before those in it.
     pub(super) fn all(&self) -> Vec<Id> {
         let mut all = Vec::new();
@@ -197,6 +214,7 @@ impl Folder {
             links: HashMap::new(),
             existed: true,
             declared: false,
+            guessed: false,
             real: false,
             hides: Hides::Nothing,
             cleared: false,

@@ -52,7 +52,7 @@ pub(crate) use self::{archive::starts_like_tar, limits::OverLimit};
 pub use self::{
     ids::{IdMap, IdRange, ParseIdRangeError},
     limits::Limits,
-    settle::settle,
+    settle::{Settled, settle},
 };
 
 /// How a layer is applied.
@@ -117,8 +117,12 @@ pub struct Applied {
 pub struct Pending {
     /// Folders that hold entries of the layer, and are not in it themselves. Parents before children.
     pub(crate) implied: Vec<PathBuf>,
-    /// Hard links to files that are not in the layer: name and target.
+    /// Hard links to files that are not in the layer: name and target, without links.
     pub(crate) links: Vec<(PathBuf, PathBuf)>,
+    /// All hard links that the layer had to such files, those that something else has replaced, too: for whom it had one, and the target.
+    pub(crate) targets: Vec<(PathBuf, PathBuf)>,
+    /// What was taken for folders. Where a layer below has a link, the layer is to be applied again.
+    pub(crate) guesses: Vec<PathBuf>,
     /// Whiteouts that were written.
     pub(crate) hidden: Vec<PathBuf>,
     /// The attribute that makes a folder opaque.
@@ -134,6 +138,8 @@ impl Pending {
     pub fn is_empty(&self) -> bool {
         self.implied.is_empty()
             && self.links.is_empty()
+            && self.targets.is_empty()
+            && self.guesses.is_empty()
             && self.hidden.is_empty()
             && !self.opaque_root
             && !self.undeclared_root
@@ -150,15 +156,47 @@ impl Pending {
 /// [`Error::Tar`] if the stream is no tar archive, [`Error::Entry`] and [`Error::Limit`] if it holds what is refused, [`Error::Io`]
 /// if the system refuses. The tree is then half changed, and to be thrown away.
 pub fn apply(tar: impl BufRead + Send, root: &OwnedFd, options: &Options) -> Result<Applied> {
-    let work = |own_umask| apply_here(tar, root, options, own_umask);
+    apply_with(tar, root, None, options)
+}
+
+/// Applies a layer alone, as [`apply`] does, once the layers below are there: for a layer of which [`settle`] says
+/// [`Settled::Again`]. `lower` is their merged tree, and `root` a new folder.
+///
+/// It follows the links of the layers below. What it takes from there it leaves to [`settle`].
+///
+/// # Errors
+///
+/// As [`apply`].
+pub fn apply_again(
+    tar: impl BufRead + Send,
+    root: &OwnedFd,
+    lower: &OwnedFd,
+    options: &Options,
+) -> Result<Applied> {
+    apply_with(tar, root, Some(lower), options)
+}
+
+fn apply_with(
+    tar: impl BufRead + Send,
+    root: &OwnedFd,
+    lower: Option<&OwnedFd>,
+    options: &Options,
+) -> Result<Applied> {
+    let work = |own_umask| apply_here(tar, root, lower, options, own_umask);
     let done = without_umask(work);
     done.map_err(|source| Error::Io { op: "start a thread to apply to", path: "/".into(), source })?
 }
 
-fn apply_here(tar: impl BufRead, root: &OwnedFd, options: &Options, own_umask: bool) -> Result<Applied> {
+fn apply_here(
+    tar: impl BufRead,
+    root: &OwnedFd,
+    lower: Option<&OwnedFd>,
+    options: &Options,
+    own_umask: bool,
+) -> Result<Applied> {
     let removes = options.whiteouts == Whiteouts::Remove
         && !tree::is_empty(root).map_err(|source| Error::Io { op: "list", path: "/".into(), source })?;
-    let mut target = Target::new(root, Rules::new(options, removes, own_umask))?;
+    let mut target = Target::new(root, lower, Rules::new(options, removes, own_umask))?;
     let limits = &options.limits;
     let mut reader =
         HashingReader { inner: tar, hasher: Hasher::sha256(), hashed: 0, read: 0, limit: limits.total };

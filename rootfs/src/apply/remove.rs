@@ -11,7 +11,6 @@ use rustix::{
 };
 
 use super::{
-    Options,
     made::{Gives, Id, Last, Made, times_of},
     rules::{FOLDER, Rules},
 };
@@ -46,12 +45,6 @@ pub(super) fn clear(folder: OwnedFd, id: Id, made: &mut Made, rules: &Rules<'_>)
         return Ok(());
     }
     walk(folder, Some(id), made, rules)
-}
-
-/// As [`remove`], for whoever knows no rules.
-pub(super) fn remove_tree(folder: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
-    let options = Options::default();
-    remove(folder, name, &Rules::new(&options, false, false))
 }
 
 fn walk(top: OwnedFd, kept: Option<Id>, made: &mut Made, rules: &Rules<'_>) -> Result<(), Errno> {

@@ -2,18 +2,19 @@
 
 use std::{
     collections::HashMap,
-    ffi::{OsStr, OsString},
+    ffi::OsStr,
     fs::File,
     io,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
 use rustix::{
     fs::{
         AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid, XattrFlags, chownat, fchmod, fchown, fgetxattr,
-        fgetxattr_query, fsetxattr, fstat, futimens, linkat, mkdirat, mknodat, openat, readlinkat, renameat,
-        statat, symlinkat, unlinkat, utimensat,
+        fgetxattr_query, fsetxattr, fstat, futimens, linkat, mkdirat, mknodat, openat, readlinkat, statat,
+        symlinkat, unlinkat, utimensat,
     },
     io::Errno,
 };
@@ -21,10 +22,10 @@ use rustix::{
 use super::{
     Pending,
     entry::os_str,
-    lower::{Lower, Resolved},
+    lower::{Inode, Lower, kind},
     made::{EPOCH, times_of},
     refused,
-    remove::{list, remove_tree},
+    remove::list,
     rules::{FOLDER, at, chmod_unopened, xattrs},
     tree::parent,
     walk::{FILE, open_real},
@@ -33,34 +34,56 @@ use crate::{Error, Result};
 
 /// Gives a layer what it takes from below. `parent_root` is the merged tree of the layers below; `None` for the lowest layer.
 ///
-/// Folders that the layer does not declare get the owner, mode, attributes and times of the lower folder of that path. Where the
-/// lower path is a link to a folder, the entries move to where it leads. Hard links get their lower target, copied up. Blocks.
+/// Folders that the layer does not declare get the owner, mode, attributes and times of the lower folder of that path. Hard links
+/// get their lower target, copied up. Blocks.
 ///
 /// # Errors
 ///
 /// [`Error::Entry`] if a hard link leads nowhere, [`Error::Io`] if the system refuses.
-pub fn settle(pending: &Pending, root: &OwnedFd, parent_root: Option<&OwnedFd>) -> Result<()> {
+pub fn settle(pending: &Pending, root: &OwnedFd, parent_root: Option<&OwnedFd>) -> Result<Settled> {
     let mut layer = Layer { root, pending, copies: HashMap::new() };
     let mut lower = parent_root.map(Lower::new);
+    if let Some(lower) = &mut lower
+        && layer.goes_through_links(lower)?
+    {
+        return Ok(Settled::Again);
+    }
+    for (path, target) in &pending.targets {
+        layer.target(path, target, lower.as_mut())?;
+    }
+    for (path, target) in &pending.links {
+        layer.link(path, target, lower.as_mut())?;
+    }
     if let Some(lower) = &lower
         && pending.opaque_root
     {
         layer.hide_all(lower.root)?;
     }
-    for (path, target) in &pending.links {
-        layer.link(path, target, lower.as_mut())?;
-    }
     for path in &pending.hidden {
         layer.whiteout(path, lower.as_mut())?;
     }
-    // Folders last, and inner ones first: making entries in a folder changes its times.
+    // Then folders, and inner ones first: making entries in a folder changes its times.
     for path in pending.implied.iter().rev() {
         layer.folder(path, lower.as_mut())?;
     }
-    match lower {
-        Some(lower) if pending.undeclared_root => inherit(lower.root, root, Path::new("/")),
-        _ => Ok(()),
+    if let Some(lower) = &lower {
+        layer.put_over(lower)?;
+        if pending.undeclared_root {
+            inherit(lower.root, root, Path::new("/"))?;
+        }
     }
+    Ok(Settled::Done)
+}
+
+/// The answer to [`settle`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Settled {
+    /// The layer is whole.
+    Done,
+    /// Nothing was changed. The layer has entries below links of the layers below: it is to be applied anew by
+    /// [`apply_again`](super::apply_again), into a new folder, and what that leaves to be settled.
+    Again,
 }
 
 /// The layer that takes.
@@ -68,10 +91,31 @@ struct Layer<'a> {
     root: &'a OwnedFd,
     pending: &'a Pending,
     /// Where the lower targets of hard links were copied to.
-    copies: HashMap<PathBuf, PathBuf>,
+    copies: HashMap<Inode, Copied>,
+}
+
+/// A copy of a file of the layers below.
+struct Copied {
+    /// Where it is in the layer.
+    path: PathBuf,
+    /// Where the file was found.
+    target: PathBuf,
+    /// It has other names, too.
+    has_more: bool,
 }
 
 impl Layer<'_> {
+    /// Whether a layer below has a link where this one has taken something for a folder.
+    fn goes_through_links(&self, lower: &mut Lower<'_>) -> Result<bool> {
+        for path in &self.pending.guesses {
+            let there = lower.look(path).map_err(at("look at what is below", path))?;
+            if there.is_some_and(|(_, stat)| kind(&stat) == FileType::Symlink) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Writes a whiteout for each lower name in the root that the layer does not have: a root cannot be opaque.
     fn hide_all(&self, lower: &OwnedFd) -> Result<()> {
         let whole = Path::new("/");
@@ -100,42 +144,68 @@ impl Layer<'_> {
         self.pending.opaque.is_some_and(|name| fgetxattr_query(folder, name).is_ok())
     }
 
-    /// Makes a hard link to a file of the layers below: a copy of it, which is also put over it.
-    fn link(&mut self, path: &Path, target: &Path, lower: Option<&mut Lower<'_>>) -> Result<()> {
-        let nowhere =
-            || refused(path, format!("it is a hard link to {target:?}, which is in no layer below"));
-        let (lower, target_name) = lower.zip(target.file_name()).ok_or_else(nowhere)?;
-        let above = lower.resolve(parent(target)).map_err(at("follow", target))?;
-        let from = above.folder.as_ref().ok_or_else(nowhere)?;
-        let stat = statat(from, target_name, AtFlags::SYMLINK_NOFOLLOW).map_err(|_| nowhere())?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            return Err(refused(path, format!("it is a hard link to the folder {target:?}")));
+    /// Looks up the lower target of a hard link; an error if it cannot be one.
+    fn target(
+        &self,
+        path: &Path,
+        target: &Path,
+        lower: Option<&mut Lower<'_>>,
+    ) -> Result<(Rc<OwnedFd>, Stat)> {
+        let there = lower.map(|lower| lower.look(target)).transpose().map_err(at("look up", target))?;
+        match there.flatten() {
+            None => {
+                Err(refused(path, format!("it is a hard link to {target:?}, which is in no layer below")))
+            }
+            Some((_, stat)) if kind(&stat) == FileType::Directory => {
+                Err(refused(path, format!("it is a hard link to the folder {target:?}")))
+            }
+            Some(there) => Ok(there),
         }
+    }
+
+    /// Makes a hard link to a file of the layers below: a copy of it.
+    fn link(&mut self, path: &Path, target: &Path, lower: Option<&mut Lower<'_>>) -> Result<()> {
+        let (from, stat) = self.target(path, target, lower)?;
         let name = path.file_name().expect("a link has a name");
         let folder = open_real(self.root, parent(path)).map_err(at("open the folder of", path))?;
         let before = fstat(&folder).map_err(at("look at the folder of", path))?;
-        let real = above.real.join(target_name);
-        match self.copies.get(&real) {
-            Some(copy) => {
-                let there = open_real(self.root, parent(copy)).map_err(at("open the folder of", copy))?;
-                let copy = copy.file_name().expect("a link has a name");
-                linkat(&there, copy, &folder, name, AtFlags::empty()).map_err(at("link", path))?;
+        let inode = (stat.st_dev, stat.st_ino);
+        match self.copies.get(&inode) {
+            Some(Copied { path: copy, .. }) => {
+                self.link_copy(copy, &folder, name).map_err(at("link", path))?
             }
             None => {
-                copy_up(from, target_name, &stat, &folder, name, path)?;
-                self.put_over(&folder, name, lower.root, &real)?;
-                self.copies.insert(real, path.to_owned());
+                let target_name = target.file_name().expect("it was found there");
+                copy_up(&from, target_name, &stat, &folder, name, path)?;
+                let (path, target) = (path.to_owned(), target.to_owned());
+                self.copies.insert(inode, Copied { path, target, has_more: stat.st_nlink > 1 });
             }
         }
         futimens(&folder, &times_of(&before)).map_err(at("set the times of the folder of", path))
     }
 
-    /// Links a copy to the name of what was copied, if the layer shows that one.
-    fn put_over(&self, copies: &OwnedFd, copy: &OsStr, lower: &OwnedFd, real: &Path) -> Result<()> {
+    fn link_copy(&self, copy: &Path, folder: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+        let there = open_real(self.root, parent(copy))?;
+        linkat(&there, copy.file_name().expect("a copy has a name"), folder, name, AtFlags::empty())
+    }
+
+    /// Links the copies of lower files to all names of these that the layer shows.
+    fn put_over(&self, lower: &Lower<'_>) -> Result<()> {
+        let has_more = self.copies.values().any(|copy| copy.has_more);
+        let names = has_more.then(|| lower.names()).transpose();
+        let names = names.map_err(at("look at what is below", Path::new("/")))?.unwrap_or_default();
+        for (inode, copy) in &self.copies {
+            for name in names.get(inode).unwrap_or(&vec![copy.target.clone()]) {
+                self.put_copy_over(&copy.path, lower.root, name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn put_copy_over(&self, copy: &Path, lower: &OwnedFd, real: &Path) -> Result<()> {
         let Some(folder) = self.folder_like_below(lower, parent(real))? else { return Ok(()) };
         let before = fstat(&folder).map_err(at("look at the folder of", real))?;
-        let name = real.file_name().expect("a target has a name");
-        match linkat(copies, copy, &folder, name, AtFlags::empty()) {
+        match self.link_copy(copy, &folder, real.file_name().expect("a target has a name")) {
             Ok(()) => {
                 futimens(&folder, &times_of(&before)).map_err(at("set the times of the folder of", real))
             }
@@ -168,14 +238,9 @@ impl Layer<'_> {
     /// Overlayfs lists a whiteout in a folder that it does not merge: where it hides nothing, it is taken away.
     fn whiteout(&self, path: &Path, lower: Option<&mut Lower<'_>>) -> Result<()> {
         let name = path.file_name().expect("a whiteout has a name");
-        if let Some(lower) = lower {
-            let above = lower.resolve(parent(path)).map_err(at("follow", path))?;
-            let hides = above.folder.as_ref().map(|above| statat(above, name, AtFlags::SYMLINK_NOFOLLOW));
-            match hides {
-                Some(Ok(_)) => return Ok(()),
-                None | Some(Err(Errno::NOENT)) => {}
-                Some(Err(errno)) => return Err(at("look at what is below", path)(errno)),
-            }
+        let hides = lower.map(|lower| lower.look(path)).transpose();
+        if hides.map_err(at("look at what is below", path))?.flatten().is_some() {
+            return Ok(());
         }
         let folder = open_real(self.root, parent(path)).map_err(at("open the folder of", path))?;
         let before = fstat(&folder).map_err(at("look at the folder of", path))?;
@@ -185,28 +250,11 @@ impl Layer<'_> {
 
     /// Gives a folder that the layer does not declare what the layers below say of it.
     fn folder(&self, path: &Path, lower: Option<&mut Lower<'_>>) -> Result<()> {
-        let name = path.file_name().expect("the root is never implied");
         let made = open_real(self.root, path).map_err(at("open", path))?;
-        let Some(lower) = lower else { return self.remove_if_it_only_hides(path, &made) };
-        let above = lower.resolve(parent(path)).map_err(at("follow", path))?;
-        let Some(lower_above) = &above.folder else { return self.remove_if_it_only_hides(path, &made) };
-        let kind = match statat(lower_above, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => FileType::from_raw_mode(stat.st_mode),
-            Err(Errno::NOENT) => return self.remove_if_it_only_hides(path, &made),
-            Err(errno) => return Err(at("look at what is below", path)(errno)),
-        };
-        match kind {
-            FileType::Directory => {
-                let below = openat(lower_above, name, FOLDER, Mode::empty()).map_err(at("open", path))?;
-                inherit(&below, &made, path)
-            }
-            FileType::Symlink => match lower.resolve(path) {
-                Ok(to) => self.move_to(path, &made, &to, lower.root),
-                // It leads nowhere, and the folder takes its place.
-                Err(Errno::LOOP) => self.remove_if_it_only_hides(path, &made),
-                Err(errno) => Err(at("follow", path)(errno)),
-            },
-            _ => self.remove_if_it_only_hides(path, &made),
+        let below = lower.map(|lower| lower.folder(path)).transpose();
+        match below.map_err(at("look at what is below", path))?.flatten() {
+            Some(below) => inherit(&below, &made, path),
+            None => self.remove_if_it_only_hides(path, &made),
         }
     }
 
@@ -225,90 +273,6 @@ impl Layer<'_> {
         let name = path.file_name().expect("the root is never implied");
         unlinkat(&above, name, AtFlags::REMOVEDIR).map_err(at("remove", path))?;
         futimens(&above, &times_of(&before)).map_err(at("set the times of the folder of", path))
-    }
-
-    /// The layer has entries below a path that is a link in the layers below: they belong to where it leads.
-    fn move_to(&self, path: &Path, made: &OwnedFd, to: &Resolved, lower: &OwnedFd) -> Result<()> {
-        let real = &to.real;
-        let opaque = self.is_opaque(made) && to.folder.is_some();
-        if opaque || !list(made).map_err(at("list", path))?.is_empty() {
-            let mut place = openat(self.root, ".", FOLDER, Mode::empty()).map_err(at("open", path))?;
-            let mut walked = PathBuf::new();
-            for name in real {
-                walked.push(name);
-                place = match openat(&place, name, FOLDER, Mode::empty()) {
-                    Ok(inner) => inner,
-                    Err(Errno::NOENT) => make_like_below(&place, name, lower, &walked)?,
-                    Err(Errno::NOTDIR | Errno::LOOP) => {
-                        remove_tree(&place, name).map_err(at("replace", &walked))?;
-                        let inner = make_like_below(&place, name, lower, &walked)?;
-                        self.make_opaque(&inner, &walked)?;
-                        inner
-                    }
-                    Err(errno) => return Err(at("open", &walked)(errno)),
-                };
-            }
-            if opaque {
-                self.make_opaque(&place, real)?;
-            }
-            self.merge(path, real)?;
-        }
-        self.remove_folder(path)
-    }
-
-    /// Moves all that is in one folder into another: what is there gives way, folders are merged.
-    fn merge(&self, from: &Path, to: &Path) -> Result<()> {
-        let mut open = vec![PathBuf::new()];
-        let mut emptied = Vec::new();
-        while let Some(path) = open.pop() {
-            let (here, there) = (from.join(&path), to.join(&path));
-            let from = open_real(self.root, &here).map_err(at("open", &here))?;
-            let to = open_real(self.root, &there).map_err(at("open", &there))?;
-            let before = fstat(&to).map_err(at("look at", &there))?;
-            for (name, _) in list(&from).map_err(at("list", &here))? {
-                if self.move_one(&from, &to, &name, &here)? {
-                    open.push(path.join(name));
-                }
-            }
-            futimens(&to, &times_of(&before)).map_err(at("set the times of", &there))?;
-            emptied.push(here);
-        }
-        // The outermost is the caller's.
-        for path in emptied[1..].iter().rev() {
-            self.remove_folder(path)?;
-        }
-        Ok(())
-    }
-
-    /// Moves one thing. Gives whether both are folders, to be merged.
-    fn move_one(&self, from: &OwnedFd, to: &OwnedFd, name: &OsString, path: &Path) -> Result<bool> {
-        let look = |folder| statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
-        let moved = look(from).map_err(at("look at what is in", path))?;
-        let kind = |stat: &Stat| FileType::from_raw_mode(stat.st_mode);
-        let is_folder = |stat: &Stat| kind(stat) == FileType::Directory;
-        let is_whiteout = |stat: &Stat| kind(stat) == FileType::CharacterDevice && stat.st_rdev == 0;
-        match look(to) {
-            Err(Errno::NOENT) => {}
-            Err(errno) => return Err(at("look at what is in", path)(errno)),
-            Ok(there) if is_folder(&moved) && is_folder(&there) => return Ok(true),
-            Ok(there) if is_whiteout(&moved) => {
-                if is_folder(&there) {
-                    let kept = openat(to, name, FOLDER, Mode::empty()).map_err(at("open", path))?;
-                    self.make_opaque(&kept, path)?;
-                }
-                unlinkat(from, name, AtFlags::empty()).map_err(at("remove a whiteout in", path))?;
-                return Ok(false);
-            }
-            Ok(_) => {
-                remove_tree(to, name).map_err(at("replace what is in", path))?;
-                if is_folder(&moved) {
-                    let kept = openat(from, name, FOLDER, Mode::empty()).map_err(at("open", path))?;
-                    self.make_opaque(&kept, path)?;
-                }
-            }
-        }
-        renameat(from, name, to, name).map_err(at("move what is in", path))?;
-        Ok(false)
     }
 }
 

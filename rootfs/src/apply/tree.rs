@@ -15,7 +15,7 @@ use std::{
 use rustix::{
     fs::{
         AtFlags, FileType, Mode, OFlags, fstat, futimens, linkat, makedev, mkdirat, mknodat, openat,
-        renameat, symlinkat, utimensat,
+        renameat, statat, symlinkat, utimensat,
     },
     io::Errno,
 };
@@ -42,7 +42,8 @@ pub(super) struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    pub(super) fn new(root: &OwnedFd, rules: Rules<'a>) -> Result<Self> {
+    /// `lower` is what the layers below show, for a layer that is applied alone once they are there.
+    pub(super) fn new(root: &OwnedFd, lower: Option<&'a OwnedFd>, rules: Rules<'a>) -> Result<Self> {
         let whole = Path::new("/");
         let root = openat(root, ".", FOLDER, Mode::empty()).map_err(at("open", whole))?;
         let stat = fstat(&root).map_err(at("look at", whole))?;
@@ -50,7 +51,7 @@ impl<'a> Target<'a> {
         made.at_mut(ROOT).last = Some(Last::at(times_of(&stat)));
         let root = Rc::new(root);
         let (here, there) = (Walker::new(&root), Walker::new(&root));
-        Ok(Self { tree: Tree { root, rules, made }, here, there, skipped: 0 })
+        Ok(Self { tree: Tree { root, lower, rules, made }, here, there, skipped: 0 })
     }
 
     /// Sets owner, mode, attributes and times of the root.
@@ -183,7 +184,8 @@ impl<'a> Target<'a> {
 
     fn put_folder(&mut self, place: &Place, name: &OsStr, meta: &Meta) -> Result<()> {
         let path = &meta.path;
-        let known = self.tree.made.at(place.id).folders.contains_key(name);
+        let there = self.tree.made.at(place.id);
+        let known = there.folders.contains_key(name) || there.links.contains_key(name);
         let made = match known {
             true => Err(Errno::EXIST),
             false => mkdirat(&*place.handle, name, Mode::from_raw_mode(meta.mode & 0o777 | 0o700)),
@@ -193,6 +195,8 @@ impl<'a> Target<'a> {
             Err(Errno::EXIST) => match self.tree.enter(place, name) {
                 Ok(there) => Some(there),
                 Err(Errno::NOTDIR | Errno::LOOP) => None,
+                // A hard link that is made later.
+                Err(Errno::NOENT) => None,
                 Err(errno) => return Err(at("open", path)(errno)),
             },
             Err(errno) => return Err(at("create", path)(errno)),
@@ -256,23 +260,44 @@ impl<'a> Target<'a> {
         let nowhere = || refused(path, format!("it is a hard link to {link:?}, which is in no layer below"));
         let from = match self.there.find(parent(link), &mut self.tree)? {
             Walked::To(from) => from,
+            // The folder is below, if anywhere. Then it is the same in the layer.
             Walked::Nowhere { hidden: false } if self.tree.rules.alone() => {
-                return self.link_later(place, name, path, link);
+                self.there.make(parent(link), &mut self.tree)?
             }
             Walked::Nowhere { .. } => return Err(nowhere()),
         };
-        if from.id == place.id && target == name {
-            return Ok(());
-        }
         let known = self.tree.made.at(from.id);
-        if known.folders.contains_key(target) {
-            return Err(refused(path, format!("it is a hard link to the folder {link:?}")));
+        let is_seen = self.tree.rules.alone() && !self.tree.made.is_hidden_in(from.id);
+        let below = self.tree.made.path(from.id).join(target);
+        match known.folders.get(target) {
+            Some(id)
+                if self.tree.made.at(*id).real
+                    || !self.tree.rules.alone()
+                    || self.tree.made.line(place.id).contains(id) =>
+            {
+                return Err(refused(path, format!("it is a hard link to the folder {link:?}")));
+            }
+            // It was made for whiteouts alone: a layer below may have a file there.
+            Some(_) if is_seen => return self.link_later(place, name, path, &below),
+            Some(_) => return Err(nowhere()),
+            None => {}
         }
         if known.whiteouts.contains(target) {
             return Err(nowhere());
         }
         if let Some(link) = known.links.get(target).cloned() {
             return self.link_later(place, name, path, &link);
+        }
+        if from.id == place.id && target == name {
+            return match statat(&*place.handle, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                    Err(refused(path, format!("it is a hard link to the folder {link:?}")))
+                }
+                Ok(_) => Ok(()),
+                Err(Errno::NOENT) if is_seen => self.link_later(place, name, path, &below),
+                Err(Errno::NOENT) => Err(nowhere()),
+                Err(errno) => Err(at("look at", path)(errno)),
+            };
         }
         let make = |name: &OsStr| linkat(&*from.handle, target, &*place.handle, name, AtFlags::empty());
         let answer = match make(name) {
@@ -293,10 +318,8 @@ impl<'a> Target<'a> {
                 self.tree.made.at_mut(place.id).links.remove(name);
                 Ok(())
             }
-            Err(Errno::NOENT) => match self.tree.rules.alone() && !self.tree.made.is_hidden_in(from.id) {
-                true => self.link_later(place, name, path, link),
-                false => Err(nowhere()),
-            },
+            Err(Errno::NOENT) if is_seen => self.link_later(place, name, path, &below),
+            Err(Errno::NOENT) => Err(nowhere()),
             Err(Errno::PERM | Errno::ISDIR) => {
                 Err(refused(path, format!("it is a hard link to {link:?}, which can have no other name")))
             }
@@ -308,6 +331,7 @@ impl<'a> Target<'a> {
     fn link_later(&mut self, place: &Place, name: &OsStr, path: &Path, link: &Path) -> Result<()> {
         self.remove(place, name, path)?;
         self.tree.made.at_mut(place.id).links.insert(name.to_owned(), link.to_owned());
+        self.tree.made.links.push((path.to_owned(), link.to_owned()));
         Ok(())
     }
 
@@ -467,11 +491,14 @@ impl<'a> Target<'a> {
 
     /// What is to be looked up in the layers below. Takes away what was made for whiteouts where nothing is left to hide.
     fn pending(&mut self) -> Result<Pending> {
+        let targets = std::mem::take(&mut self.tree.made.links);
         let root = self.tree.made.at(ROOT);
         let mut pending = Pending {
             opaque: self.tree.rules.whiteouts.opaque(),
             opaque_root: root.hides != Hides::Nothing,
             undeclared_root: !root.declared,
+            guesses: self.tree.made.guesses(),
+            targets,
             ..Pending::default()
         };
         // A folder, and whether nothing of the layers below is seen in it.

@@ -3,7 +3,7 @@
 //! The kernel never follows a link here, so that neither a layer nor another process can lead a lookup out of the root.
 
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::{CString, OsStr, OsString},
     os::{
         fd::{AsFd, OwnedFd},
         unix::ffi::{OsStrExt, OsStringExt},
@@ -21,6 +21,7 @@ use super::{
     made::{Folder, Gives, Hides, Id, Last, Made, ROOT, times_of},
     remove,
     rules::{FOLDER, Rules, at, has_default_acl, remove_acls},
+    tree::parent,
 };
 use crate::Result;
 
@@ -35,6 +36,8 @@ const LONGEST: usize = 4000;
 #[derive(Debug)]
 pub(super) struct Tree<'a> {
     pub(super) root: Rc<OwnedFd>,
+    /// What the layers below show, for a layer that is applied alone once they are there.
+    pub(super) lower: Option<&'a OwnedFd>,
     pub(super) rules: Rules<'a>,
     pub(super) made: Made,
 }
@@ -159,10 +162,15 @@ impl Walker {
                 }
                 Err(errno) => errno,
             };
-            let taken = errno != Errno::NOENT;
-            match errno {
-                Errno::NOENT => {}
-                Errno::NOTDIR | Errno::LOOP => match readlinkat(&*above.handle, &name, Vec::new()) {
+            let mut taken = errno != Errno::NOENT;
+            let link = match errno {
+                Errno::NOENT => tree.lower_link(&above, &name).map_err(at("look below at", path))?,
+                Errno::NOTDIR | Errno::LOOP => Some(readlinkat(&*above.handle, &name, Vec::new())),
+                errno => return Err(at("open the folder of", path)(errno)),
+            };
+            if let Some(link) = link {
+                taken = true;
+                match link {
                     Ok(target) if links < LINKS => {
                         links += 1;
                         if detour.as_ref().is_none_or(|detour| rest.len() < detour.rest.len()) {
@@ -185,8 +193,7 @@ impl Walker {
                     // No link, and no folder.
                     Err(Errno::INVAL | Errno::NOENT) => {}
                     Err(errno) => return Err(at("read the link", path)(errno)),
-                },
-                errno => return Err(at("open the folder of", path)(errno)),
+                }
             }
             if !makes {
                 // What is there and no folder hides what is below, like a link that is made later.
@@ -236,10 +243,35 @@ impl Tree<'_> {
         Ok((self.made.add(folder), handle))
     }
 
+    /// The link that a name is in the layers below, if it is none of the layer and they are at hand.
+    fn lower_link(&self, above: &Place, name: &OsStr) -> Result<Option<Result<CString, Errno>>, Errno> {
+        let Some(lower) = self.lower else { return Ok(None) };
+        let real = match self.made.at(above.id).links.get(name) {
+            Some(target) => target.clone(),
+            None if self.made.is_hidden_in(above.id) => return Ok(None),
+            None => self.made.path(above.id).join(name),
+        };
+        let folder = match open_real(lower, parent(&real)) {
+            Ok(folder) => folder,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+            Err(errno) => return Err(errno),
+        };
+        match readlinkat(&folder, real.file_name().expect("a name was added"), Vec::new()) {
+            Err(Errno::INVAL | Errno::NOENT) => Ok(None),
+            link => Ok(Some(link)),
+        }
+    }
+
     /// Makes a folder that the layer does not declare, in the place of anything else. What a layer below, if any, says of it
     /// comes later; the same layers give the same tree.
     fn make_implied(&mut self, above: &Place, name: &OsStr, path: &Path) -> Result<(Id, OwnedFd)> {
+        let through = self.made.at(above.id).links.get(name).cloned();
         let id = self.make_folder(above, name, 0o755, path)?;
+        if self.rules.alone() && self.lower.is_none() {
+            let seen = self.made.at(id).hides == Hides::Nothing && !self.made.is_hidden_in(above.id);
+            self.made.at_mut(id).guessed = seen;
+            self.made.through.extend(through);
+        }
         let opened = self.rules.open(&above.handle, name);
         let (handle, _) = opened.map_err(at("open", path))?;
         if let Some((uid, gid)) = self.rules.owner_of_implied(self.made.at(above.id).gives, path)? {
@@ -253,7 +285,8 @@ impl Tree<'_> {
     pub(super) fn make_folder(&mut self, above: &Place, name: &OsStr, mode: u32, path: &Path) -> Result<Id> {
         let make = || mkdirat(&*above.handle, name, Mode::from_raw_mode(mode & 0o777 | 0o700));
         let replaces = match make() {
-            Ok(()) => false,
+            // A hard link that is made later is there, too.
+            Ok(()) => self.made.at(above.id).links.contains_key(name),
             Err(Errno::EXIST) => {
                 remove::remove(&above.handle, name, &self.rules).map_err(at("replace", path))?;
                 make().map_err(at("create", path))?;

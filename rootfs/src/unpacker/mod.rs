@@ -159,6 +159,7 @@ impl Unpacker {
         &self,
         layer: &Layer,
         mounts: &[Mount],
+        below: &[Mount],
         whiteouts: Whiteouts,
         write_back: &Arc<WriteBack>,
     ) -> Result<Applied> {
@@ -169,8 +170,11 @@ impl Unpacker {
             blob: write_back.count(blob.reader(0)),
             progress: self.progress.clone(),
         };
-        let applied =
-            self.applier.apply(stream, mounts, whiteouts).await.map_err(|error| layer.failed(error))?;
+        let applied = self
+            .applier
+            .apply(stream, mounts, below, whiteouts)
+            .await
+            .map_err(|error| layer.failed(error))?;
         match applied.diff_id == layer.diff_id {
             true => Ok(applied),
             false => Err(Error::DiffId {

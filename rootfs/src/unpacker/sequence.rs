@@ -46,7 +46,7 @@ async fn one(
     unpacker.hold(std::slice::from_ref(&key)).await?;
     let mounts = active.prepare(key.clone(), parent).await?;
     let whiteouts = unpacker.snapshotter.capabilities().whiteouts;
-    unpacker.apply(layer, &mounts, whiteouts, write_back).await?;
+    unpacker.apply(layer, &mounts, &[], whiteouts, write_back).await?;
     let name = layer.chain.clone();
     let key = unpacker
         .blocking(move |snapshotter| {

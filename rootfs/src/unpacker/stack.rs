@@ -6,7 +6,7 @@
 //! Layers that somebody else is unpacking are left to them. Before one waits for such a layer, one commits what is below it, and
 //! gives the locks of that back: so one never waits for a layer while others may wait for one below it.
 
-use std::{os::fd::OwnedFd, sync::Arc};
+use std::sync::Arc;
 
 use futures::future::{try_join, try_join_all};
 use tokio::sync::{Semaphore, oneshot};
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     Result,
-    apply::{Pending, settle},
+    apply::{Pending, Settled, settle},
 };
 
 /// The layers of one image, as far as they are stacked.
@@ -87,7 +87,7 @@ impl<'a> Stack<'a> {
                 applying.push(async move {
                     let _turn = turns.acquire().await.expect("the semaphore is never closed");
                     // Nobody listens if it has failed elsewhere.
-                    let _ = sender.send(alone(unpacker, write_back, layer, key, mounts).await?);
+                    let _ = sender.send(alone(unpacker, write_back, layer, key, mounts, &[]).await?);
                     Ok(())
                 });
             }
@@ -148,23 +148,53 @@ impl<'a> Stack<'a> {
         self.unpacker.hold(std::slice::from_ref(&key)).await?;
         let _turn = turns.acquire().await.expect("the semaphore is never closed");
         let mounts = self.active.prepare(key.clone(), None).await?;
-        let applied = alone(self.unpacker, &self.write_back, layer, key, mounts).await?;
+        let applied = alone(self.unpacker, &self.write_back, layer, key, mounts, &[]).await?;
         self.put(layer, applied, lock).await
     }
 
     /// Gives a layer what it takes from those below.
-    async fn put(&mut self, layer: &'a Layer, applied: Alone, lock: ChainLock) -> Result<()> {
-        let Alone { key, mounts, pending } = applied;
+    async fn put(&mut self, layer: &'a Layer, mut applied: Alone, lock: ChainLock) -> Result<()> {
         if self.ready.len() >= self.unpacker.snapshotter.capabilities().stacked {
             self.commit().await?;
         }
-        if !pending.is_empty() {
-            let below = self.ready.iter().rev().map(|it| it.key.clone()).collect();
-            let work = settle_on(pending, mounts, below, self.base.clone());
-            self.unpacker.blocking(work).await.map_err(|error| layer.failed(error))?;
+        if !applied.pending.is_empty() {
+            let below = self.below().await?;
+            if self.settle(layer, &mut applied, below.clone()).await? == Settled::Again {
+                let key = unique_key(&layer.chain);
+                self.unpacker.hold(std::slice::from_ref(&key)).await?;
+                let mounts = self.active.prepare(key.clone(), None).await?;
+                applied = alone(self.unpacker, &self.write_back, layer, key, mounts, &below).await?;
+                let settled = self.settle(layer, &mut applied, below).await?;
+                assert_eq!(settled, Settled::Done, "a layer that knows those below guesses nothing");
+            }
         }
-        self.ready.push(Ready { layer, key, lock });
+        self.ready.push(Ready { layer, key: applied.key, lock });
         Ok(())
+    }
+
+    /// What shows the layers below the next one; nothing for the lowest.
+    async fn below(&self) -> Result<Vec<Mount>> {
+        let keys: Vec<_> = self.ready.iter().rev().map(|it| it.key.clone()).collect();
+        let base = self.base.clone();
+        let stacked = move |snapshotter: &dyn Snapshotter| {
+            let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+            match keys.is_empty() && base.is_none() {
+                true => Ok(Vec::new()),
+                false => Ok(snapshotter.stacked(&keys, base.as_deref())?),
+            }
+        };
+        self.unpacker.blocking(stacked).await
+    }
+
+    /// Looks up in the layers below what a layer takes from them.
+    async fn settle(&self, layer: &Layer, applied: &mut Alone, below: Vec<Mount>) -> Result<Settled> {
+        let (pending, mounts) = (std::mem::take(&mut applied.pending), applied.mounts.clone());
+        let work = move |_: &dyn Snapshotter| {
+            let root = open_tree(&mounts)?;
+            let lower = (!below.is_empty()).then(|| open_tree(&below)).transpose()?;
+            settle(&pending, &root, lower.as_ref())
+        };
+        self.unpacker.blocking(work).await.map_err(|error| layer.failed(error))
     }
 
     /// Commits all that is ready, with one sync.
@@ -194,41 +224,24 @@ impl<'a> Stack<'a> {
     }
 }
 
-/// Applies a layer to an empty tree.
+/// Applies a layer to an empty tree; with what shows the layers below, if it turned out to need them.
 async fn alone(
     unpacker: &Unpacker,
     write_back: &Arc<WriteBack>,
     layer: &Layer,
     key: String,
     mounts: Vec<Mount>,
+    below: &[Mount],
 ) -> Result<Alone> {
     // Below the lowest layer is nothing that it could hide, and a whiteout would be seen.
     let whiteouts = match layer.is_lowest {
         true => Whiteouts::Remove,
         false => unpacker.snapshotter.capabilities().whiteouts,
     };
-    let pending = unpacker.apply(layer, &mounts, whiteouts, write_back).await?.pending;
+    let pending = unpacker.apply(layer, &mounts, below, whiteouts, write_back).await?.pending;
     Ok(Alone { key, mounts, pending })
 }
 
 fn chains(layers: &[Layer]) -> Vec<String> {
     layers.iter().map(|layer| layer.chain.clone()).collect()
-}
-
-/// Looks up in the layers below what a layer takes from them.
-fn settle_on(
-    pending: Pending,
-    mounts: Vec<Mount>,
-    below: Vec<String>,
-    base: Option<String>,
-) -> impl FnOnce(&dyn Snapshotter) -> Result<()> {
-    move |snapshotter| {
-        let root = open_tree(&mounts)?;
-        let keys: Vec<_> = below.iter().map(String::as_str).collect();
-        let lower: Option<OwnedFd> = match keys.is_empty() && base.is_none() {
-            true => None,
-            false => Some(open_tree(&snapshotter.stacked(&keys, base.as_deref())?)?),
-        };
-        settle(&pending, &root, lower.as_ref())
-    }
 }

@@ -107,7 +107,8 @@ impl Stack {
         let own = tempfile::tempdir_in(self.folder.path()).expect("a temporary folder can be made");
         let options = apply::Options::default().whiteouts(Whiteouts::Overlay);
         let applied = apply::apply(layer, &open(own.path()), &options).expect("it can be applied");
-        apply::settle(&applied.pending, &open(own.path()), Some(&open(&self.lower()))).expect("it settles");
+        let settled = apply::settle(&applied.pending, &open(own.path()), Some(&open(&self.lower())));
+        assert_eq!(settled.expect("it settles"), apply::Settled::Done, "it goes through no link");
         let mounted = overlay(&[own.path().to_owned(), self.lower()], None, &[]);
         shown(&place(&mounted))
     }

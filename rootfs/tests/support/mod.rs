@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use windlass_rootfs::apply::image;
 use windlass_rootfs::{
     Error,
-    apply::{Applied, Options, apply, settle},
+    apply::{Applied, Options, Settled, apply, apply_again, settle},
 };
 #[cfg(feature = "erofs")]
 use windlass_snapshot::{Commit, Durability, Erofs, ErofsOptions, Snapshotter, erofs::Form};
@@ -94,10 +94,17 @@ pub(crate) fn overlay_with(layers: &[Layer], whiteouts: Whiteouts) -> Result<Tre
         pending.push(applied.pending);
         folders.push(folder);
     }
-    for (number, pending) in pending.iter().enumerate() {
+    for (number, pending) in pending.into_iter().enumerate() {
         let below = (number > 0).then(|| open_tree(&mounts(&folders[..number], whiteouts)));
         let below = below.transpose().expect("overlays can be mounted");
-        settle(pending, &open(&folders[number]), below.as_ref())?;
+        if settle(&pending, &open(&folders[number]), below.as_ref())? == Settled::Again {
+            let below = below.as_ref().expect("the lowest layer takes nothing");
+            fs::remove_dir_all(&folders[number]).expect("it is ours");
+            fs::create_dir(&folders[number]).expect("the folder is new");
+            let (root, options) = (open(&folders[number]), Options::default().whiteouts(whiteouts));
+            let applied = apply_again(&layers[number].tar()[..], &root, below, &options)?;
+            assert_eq!(settle(&applied.pending, &root, Some(below))?, Settled::Done);
+        }
     }
     let target = place.root();
     windlass_snapshot::mount::mount_all(&mounts(&folders, whiteouts), &target).expect("it can be mounted");

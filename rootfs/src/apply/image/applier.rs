@@ -33,7 +33,13 @@ impl ImageApplier {
 
 #[async_trait]
 impl Applier for ImageApplier {
-    async fn apply(&self, layer: LayerStream, mounts: &[Mount], whiteouts: Whiteouts) -> Result<Applied> {
+    async fn apply(
+        &self,
+        layer: LayerStream,
+        mounts: &[Mount],
+        _: &[Mount],
+        whiteouts: Whiteouts,
+    ) -> Result<Applied> {
         let path = self.snapshotter.layer_file(mounts)?;
         let options = Options::default().whiteouts(whiteouts).marks(true).limits(self.limits.clone());
         let work = move |plain: crate::applier::PieceReader<'_>| {

@@ -214,30 +214,40 @@ impl Target {
         let nowhere = || refused(path, format!("it is a hard link to {link:?}, which is in no layer below"));
         let from = match self.walk(parent(link), false)? {
             Walked::To(from) => from,
-            Walked::Nowhere { hidden: false } if self.alone => {
-                return self.link_later(folder, name, path, link);
-            }
+            // The folder is below, if anywhere. Then it is the same in the layer.
+            Walked::Nowhere { hidden: false } if self.alone => self.make(parent(link))?,
             Walked::Nowhere { .. } => return Err(nowhere()),
         };
-        if from == folder && target == name {
-            return Ok(());
-        }
+        let is_seen = self.alone && !self.is_hidden_in(from);
         match self.tree.child(from, target.as_bytes()) {
             Some(node) if self.tree.is_folder(node) => {
-                Err(refused(path, format!("it is a hard link to the folder {link:?}")))
+                if !self.alone || self.known(node).real || self.line(folder).contains(&node) {
+                    return Err(refused(path, format!("it is a hard link to the folder {link:?}")));
+                }
+                // It was made for whiteouts alone: a layer below may have a file there.
+                if is_seen { self.link_later(folder, name, path, from, target) } else { Err(nowhere()) }
             }
             Some(node) if self.tree.is_whiteout(node) => Err(nowhere()),
+            Some(_) if from == folder && target == name => Ok(()),
             Some(node) => {
                 self.remove(folder, name);
                 self.tree.link(folder, name.as_bytes(), node).map_err(|reason| refused(path, reason))
             }
-            None if self.alone && !self.is_hidden_in(from) => self.link_later(folder, name, path, link),
+            None if is_seen => self.link_later(folder, name, path, from, target),
             None => Err(nowhere()),
         }
     }
 
     /// The target is in a layer below, which is not here. A socket, which no layer can bring, stands for it.
-    fn link_later(&mut self, folder: Node, name: &OsStr, path: &Path, link: &Path) -> Result<()> {
+    fn link_later(
+        &mut self,
+        folder: Node,
+        name: &OsStr,
+        path: &Path,
+        from: Node,
+        target: &OsStr,
+    ) -> Result<()> {
+        let link = self.path(from).join(target);
         if !self.marks {
             return Err(refused(path, format!("it is a hard link to {link:?}, which is not in the layer")));
         }
@@ -247,10 +257,6 @@ impl Target {
         let placeholder = Attributes { xattrs, ..Attributes::default() };
         let put = self.tree.put(folder, name.as_bytes(), placeholder, Kind::Socket);
         put.map(drop).map_err(|reason| refused(path, reason))
-    }
-
-    fn is_placeholder(&self, node: Node) -> bool {
-        self.tree.marked(node, LINK).is_some()
     }
 
     /// Hides what the layers below have at a path. What this layer has there stays.
@@ -312,6 +318,22 @@ impl Target {
         }
     }
 
+    /// A folder and those above it, without the root, lowest first.
+    fn line(&self, folder: Node) -> Vec<Node> {
+        let above = |at: &Node| self.tree.parent(*at);
+        std::iter::successors(Some(folder), above).take_while(|at| *at != self.tree.root()).collect()
+    }
+
+    /// Where a folder is, relative to the root.
+    fn path(&self, folder: Node) -> PathBuf {
+        let name = |at: Node| {
+            let above = self.tree.parent(at).expect("it is a folder");
+            let (name, _) = self.tree.children(above).find(|(_, it)| *it == at).expect("it is in there");
+            OsStr::from_bytes(name)
+        };
+        self.line(folder).into_iter().rev().map(name).collect()
+    }
+
     /// Notes that a folder is in the layer.
     fn keep(&mut self, folder: Node) {
         let mut at = folder;
@@ -350,7 +372,9 @@ impl Target {
         // What is still to be walked, last name first.
         let mut rest: Vec<OsString> = rest.rev().map(OsStr::to_owned).collect();
         let mut links = 0;
-        while let Some(name) = rest.pop() {
+        // The link in `path` that is being followed, and what comes after it, until the name after it is looked up.
+        let mut detour: Option<(Node, OsString, Vec<OsString>)> = None;
+        while let Some(mut name) = rest.pop() {
             if name == ".." {
                 at = self.tree.parent(at).expect("it is a folder");
                 continue;
@@ -360,10 +384,15 @@ impl Target {
                 at = there;
                 continue;
             }
-            if let Some(target) = there.and_then(|there| self.tree.target(there))
-                && links < LINKS
-            {
+            if there.is_some_and(|there| self.tree.target(there).is_some()) {
+                if detour.as_ref().is_none_or(|(_, _, after)| rest.len() < after.len()) {
+                    detour = Some((at, name.clone(), rest.clone()));
+                }
                 links += 1;
+            }
+            if let Some(target) = there.and_then(|there| self.tree.target(there))
+                && links <= LINKS
+            {
                 if target.starts_with(b"/") {
                     at = self.tree.root();
                 }
@@ -375,6 +404,12 @@ impl Target {
                 // What is there and no folder hides what is below, like a link that is made later.
                 return Ok(Walked::Nowhere { hidden: there.is_some() || self.is_hidden_in(at) });
             }
+            if links > LINKS
+                && let Some(entrance) = detour.take()
+            {
+                // A circle: the link that led into it is no folder.
+                (at, name, rest) = entrance;
+            }
             at = self.make_folder(at, &name, path)?;
         }
         Ok(Walked::To(at))
@@ -383,12 +418,11 @@ impl Target {
     /// Makes a folder where there is none. Anything else that is there goes.
     fn make_folder(&mut self, folder: Node, name: &OsStr, path: &Path) -> Result<Node> {
         let there = self.tree.child(folder, name.as_bytes());
-        let replaces = there.is_some_and(|there| !self.is_placeholder(there));
         self.remove(folder, name);
         let meta = Attributes { mode: 0o755, ..Attributes::default() };
         let made = self.tree.put(folder, name.as_bytes(), meta, Kind::Folder);
         let made = made.map_err(|reason| refused(path, reason))?;
-        if replaces && self.alone {
+        if there.is_some() && self.alone {
             // What was there, a whiteout perhaps, hid what is below; so must the folder.
             self.make_opaque(made, Hides::Itself);
         }
