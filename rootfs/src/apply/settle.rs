@@ -172,7 +172,7 @@ impl Layer<'_> {
         let inode = (stat.st_dev, stat.st_ino);
         match self.copies.get(&inode) {
             Some(Copied { path: copy, .. }) => {
-                self.link_copy(copy, &folder, name).map_err(at("link", path))?
+                self.link_copy(copy, &folder, name).map_err(at("link", path))?;
             }
             None => {
                 let target_name = target.file_name().expect("it was found there");
