@@ -8,9 +8,8 @@ say() { printf '\n== %s\n' "$*"; }
 
 # PROGRAM=PACKAGE: what the tests run, beside Rust.
 needs=(cc=gcc c++=g++ docker-registry=docker-registry runc=runc mmdebstrap=mmdebstrap busybox=busybox-static
-    skopeo=skopeo umoci=umoci podman=podman jq=jq curl=curl zstd=zstd losetup=mount mkfs.ext4=e2fsprogs
-    mkfs.btrfs=btrfs-progs xfs_io=xfsprogs
-    fsck.erofs=erofs-utils veritysetup=cryptsetup-bin)
+    skopeo=skopeo umoci=umoci getfattr=attr podman=podman jq=jq curl=curl zstd=zstd losetup=mount mkfs.ext4=e2fsprogs
+    mkfs.btrfs=btrfs-progs xfs_io=xfsprogs fsck.erofs=erofs-utils veritysetup=cryptsetup-bin)
 missing=()
 for need in "${needs[@]}"; do
     command -v "${need%%=*}" >/dev/null || missing+=("${need#*=}")

@@ -1,15 +1,12 @@
 //! `containers`, `commit` and `diff`: what containers leave, and images out of it.
 
-use std::{io, path::Path, time::SystemTime};
+use std::{io, path::Path};
 
 use anyhow::Context;
 use libcontainer::container::Container;
 use serde_json::json;
 use tokio::process::Command;
-use windlass::{
-    CommitOptions, ContainerState, Windlass,
-    rootfs::{UNPACK_PREFIX, diff},
-};
+use windlass::{CommitOptions, ContainerState, Windlass, rootfs::diff};
 
 use crate::{
     cli::{CommitArgs, ContainersCommand},
@@ -97,17 +94,10 @@ pub(crate) async fn commit(windlass: &Windlass, arguments: CommitArgs) -> anyhow
     Ok(output::line(made.target.digest())?)
 }
 
-pub(crate) async fn diff(windlass: &Windlass, key: String, compression: Compressed) -> anyhow::Result<()> {
+pub(crate) async fn diff(windlass: &Windlass, key: &str, compression: Compressed) -> anyhow::Result<()> {
     let mut options = diff::Options::default().compression(compression.into());
     options.latest = source_date()?;
-    let windlass = windlass.clone();
-    let write = move || {
-        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
-        let view = format!("{UNPACK_PREFIX}diff-{}-{now}", std::process::id());
-        let snapshotter = windlass.snapshotter()?;
-        anyhow::Ok(diff::snapshot(&*snapshotter, &key, &view, io::stdout().lock(), &options)?)
-    };
-    let diffed = tokio::task::spawn_blocking(write).await??;
+    let diffed = windlass.diff(key, io::stdout(), options).await?;
     for socket in &diffed.skipped {
         eprintln!("left out {}: it is a socket", socket.display());
     }

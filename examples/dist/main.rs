@@ -98,7 +98,7 @@ async fn local(settings: &Settings, command: LocalCommand) -> anyhow::Result<Exi
             containers::containers(&windlass, json, command).await?;
         }
         LocalCommand::Commit(arguments) => containers::commit(&windlass, arguments).await?,
-        LocalCommand::Diff { key, compression } => containers::diff(&windlass, key, compression).await?,
+        LocalCommand::Diff { key, compression } => containers::diff(&windlass, &key, compression).await?,
         LocalCommand::Ingest(arguments) => content::ingest(&windlass, arguments).await?,
         LocalCommand::Active { quiet } => content::active(&windlass, quiet).await?,
         LocalCommand::List { quiet } => content::list(&windlass, quiet).await?,

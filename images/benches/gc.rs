@@ -44,23 +44,22 @@ fn main() -> Result<()> {
         numbers = if bench { vec![10, 1_000, 100_000] } else { vec![10] };
     }
     let (mut pages, mut collections) = (Vec::new(), Vec::new());
+    println!("a collection:");
+    println!("{:>8} {:>8}{}", "images", "", row(["ms", "µs/image", "removed", "KiB"]));
     for number in numbers {
         let dir = tempfile::tempdir()?;
         fill(dir.path(), number)?;
         pages.push((number, apart("page", dir.path(), number)?));
         for name in COLLECTIONS {
-            collections.push((number, name, apart(name, dir.path(), number)?));
+            let values = apart(name, dir.path(), number)?;
+            println!("{number:>8} {name:>8}{}", row(&values));
+            collections.push((number, name, values));
         }
     }
-    println!("a page of the list, best of 20:");
+    println!("\na page of the list, best of 20:");
     println!("{:>8}{}", "images", row(["all µs", "prefix µs", "label µs", "digest µs", "KiB"]));
     for (number, values) in &pages {
         println!("{number:>8}{}", row(values));
-    }
-    println!("\na collection:");
-    println!("{:>8} {:>8}{}", "images", "", row(["ms", "µs/image", "removed", "KiB"]));
-    for (number, name, values) in &collections {
-        println!("{number:>8} {name:>8}{}", row(values));
     }
     // Below a thousand, not even the buffers are full.
     let large: Vec<_> = pages.iter().map(|it| it.0).filter(|it| *it >= 1_000).collect();
@@ -109,8 +108,7 @@ fn measure(what: &str, folder: &Path, number: usize) -> Result<()> {
     };
     let options = gc::Options::default().dry_run(policy != Policy::default()).policy(policy);
     // Otherwise tokio starts up to 512, as chance has it, and they are what is measured.
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(16).build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(8).build()?;
     let gc = gc::Gc::new(store.clone(), Arc::new(content));
     // The cache of the store's database, of a fixed size, is full before.
     for page in 0..number.div_ceil(50) {

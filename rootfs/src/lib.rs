@@ -16,6 +16,9 @@ mod bundle;
 pub mod compression;
 pub mod diff;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod spec;
 mod unpacker;
 

@@ -169,16 +169,24 @@ impl Folders {
                 repairs.extend(flat.zip(damaged.flat));
             }
         }
-        if self.durability == Durability::Safe && !commits.is_empty() {
-            let path = self.root.path();
-            let root = File::open(path).map_err(|source| io("open", path, source))?;
-            syncfs(&root).map_err(|err| io("sync", path, err.into()))?;
+        if !commits.is_empty() {
+            self.sync()?;
         }
         for id in self.metadata.commit(commits, &usages, flats, check)? {
             if let Some((_, damaged)) = repairs.iter().find(|(new, _)| *new == id) {
                 self.repair(id, *damaged)?;
             }
             self.discard(id);
+        }
+        Ok(())
+    }
+
+    /// Waits until all that was written is on the disk, unless nobody wants that.
+    pub(crate) fn sync(&self) -> Result<()> {
+        if self.durability == Durability::Safe {
+            let path = self.root.path();
+            let root = File::open(path).map_err(|source| io("open", path, source))?;
+            syncfs(&root).map_err(|err| io("sync", path, err.into()))?;
         }
         Ok(())
     }

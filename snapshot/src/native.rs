@@ -82,6 +82,10 @@ impl Snapshotter for Native {
         Err(Error::Unsupported { driver: "native", op: "stack snapshots", reason })
     }
 
+    fn write_back(&self) -> Result<()> {
+        self.folders.sync()
+    }
+
     fn commit(&self, commits: &[Commit<'_>]) -> Result<()> {
         self.folders.commit(commits, &[], |row, parent| row.keeps(parent, "native"))
     }

@@ -106,6 +106,16 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
     /// [`Capabilities::rebase`].
     fn commit(&self, commits: &[Commit<'_>]) -> Result<()>;
 
+    /// Writes to the disk what a commit would write first, so that the commit waits less: nothing with [`Durability::Fast`], and nothing
+    /// unless a driver says otherwise. May be called beside anything else, and need not be called at all.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`](crate::Error::Io).
+    fn write_back(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Removes a snapshot, active or committed. Its name is gone at once; its files go after it.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 mod document;
 mod manifest;
 
-use std::{fs::File, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{fs::File, io::Write, path::PathBuf, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use oci_spec::image::{Descriptor, Digest};
@@ -114,10 +114,14 @@ impl Windlass {
     ///
     /// # Errors
     ///
-    /// [`Error::Commit`] if nobody knows the base image, or it is another than the snapshot's; as [`image`](Self::image) if it is
+    /// [`Error::Commit`] if nobody knows the base image, or it is another than the snapshot's, or `name` has a digest; as [`image`](Self::image) if it is
     /// not here any more; [`Error::Snapshot`] if there is no such active snapshot; [`Error::Rootfs`] if it cannot be read, or
     /// changes meanwhile. Nothing is listed then.
     pub async fn commit(&self, key: &str, name: &Reference, options: CommitOptions) -> Result<Committed> {
+        if name.digest().is_some() {
+            let reason = format!("{name} has a digest, which the new image cannot have; name it without");
+            return Err(Error::Commit { key: key.to_owned(), reason });
+        }
         let lease = self.images().lease(LeaseOptions::default().label("commit", key)).await?;
         let (base, labels) = self.base(key, &options, &lease).await?;
         let (layer, diffed, file) = self.changes(key, &base, &options, &lease).await?;
@@ -212,7 +216,40 @@ impl Windlass {
         Ok((image, labels))
     }
 
-    /// Writes what a snapshot has changed into a file without a name: its digest is known only at its end.
+    /// Writes what a container, or any active snapshot, has changed on top of its parent as a layer. See
+    /// [`diff::snapshot`](windlass_rootfs::diff::snapshot()).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Snapshot`] if there is no such active snapshot; [`Error::Rootfs`] if it cannot be read, or changes meanwhile, or
+    /// `out` refuses.
+    pub async fn diff(
+        &self,
+        key: &str,
+        out: impl Write + Send + 'static,
+        options: diff::Options,
+    ) -> Result<Diffed> {
+        let lease = self.images().lease(LeaseOptions::default().label("diff", key)).await?;
+        let diffed = self.diff_held(key, out, options, &lease).await?;
+        lease.release().await?;
+        Ok(diffed)
+    }
+
+    async fn diff_held(
+        &self,
+        key: &str,
+        out: impl Write + Send + 'static,
+        options: diff::Options,
+        lease: &Lease,
+    ) -> Result<Diffed> {
+        let snapshotter = self.open_snapshotter().await?;
+        let (view, key) = (unique(), key.to_owned());
+        let held = Resource::Snapshot { driver: snapshotter.name().to_owned(), name: view.clone() };
+        lease.hold(&held).await?;
+        blocking(move || Ok(diff::snapshot(&*snapshotter, &key, &view, out, &options)?)).await
+    }
+
+    /// Writes the layer into a file without a name: its digest is known only at its end.
     async fn changes(
         &self,
         key: &str,
@@ -220,23 +257,15 @@ impl Windlass {
         options: &CommitOptions,
         lease: &Lease,
     ) -> Result<(Descriptor, Diffed, File)> {
-        let snapshotter = self.open_snapshotter().await?;
-        let view = unique();
-        let held = Resource::Snapshot { driver: snapshotter.name().to_owned(), name: view.clone() };
-        lease.hold(&held).await?;
-        let (root, key) = (self.root().to_owned(), key.to_owned());
-        let mut settings = diff::Options::default().compression(options.compression);
-        settings.latest = options.created;
-        let (diffed, file) = blocking(move || {
-            let file = tempfile::tempfile_in(&root).map_err(|source| Error::Io {
-                op: "make a temporary file in",
-                path: root,
-                source,
-            })?;
-            let diffed = diff::snapshot(&*snapshotter, &key, &view, &file, &settings)?;
-            Ok((diffed, file))
+        let root = self.root().to_owned();
+        let (file, out) = blocking(move || {
+            let made = tempfile::tempfile_in(&root).and_then(|file| Ok((file.try_clone()?, file)));
+            made.map_err(|source| Error::Io { op: "make a temporary file in", path: root, source })
         })
         .await?;
+        let mut settings = diff::Options::default().compression(options.compression);
+        settings.latest = options.created;
+        let diffed = self.diff_held(key, out, settings, lease).await?;
         let kind = Kind::of(base.descriptor(), options.compression);
         let layer = Descriptor::new(kind.layer(options.compression), diffed.size, diffed.digest.clone());
         Ok((layer, diffed, file))

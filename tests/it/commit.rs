@@ -239,3 +239,62 @@ async fn a_snapshot_of_which_nobody_knows_the_image_is_committed_if_it_is_named(
     assert!(wrong.contains("it is on top of"), "{wrong}");
     assert_eq!(dist.names(), [&name, "new.example/mine:1"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_snapshots_are_whole_copies_they_are_compared() {
+    let registry = RealRegistry::start().await;
+    registry.push(&base().build(), "base", "1").await;
+    let (name, dist) = (format!("{}/base:1", registry.host()), Dist::new());
+    let native = |arguments: &[&str]| dist.ok(&[&["--snapshotter", "native"], arguments].concat());
+    native(&["run", "--name", "c1", &name, "sh", "-c", CHANGE]);
+
+    native(&["commit", "c1", "new.example/native:1"]);
+
+    let script = "cat /a/b/same; test ! -e /data/old && test -u /data/kept && echo -n ' gone'";
+    assert_eq!(native(&["run", "--rm", "new.example/native:1", "sh", "-c", script]), "new gone");
+    assert_eq!(
+        dist.ok(&["run", "--rm", "new.example/native:1", "sh", "-c", script]),
+        "new gone",
+        "also unpacked anew"
+    );
+    let report = dist.json(&["--snapshotter", "native", "gc", "--json"]);
+    assert_eq!(report["snapshots"], json!([]), "the view of the parent is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_that_were_discarded_are_fetched_for_whoever_pushes_the_new_image() {
+    let registry = RealRegistry::start().await;
+    registry.push(&base().build(), "base", "1").await;
+    let (name, dist) = (format!("{}/base:1", registry.host()), Dist::new());
+    let new = format!("{}/elsewhere/new:1", registry.host());
+    dist.ok(&["pull", "--discard-layers", &name]);
+    dist.ok(&["run", "--name", "c1", &name, "sh", "-c", CHANGE]);
+
+    dist.ok(&["commit", "c1", &new]);
+    dist.ok(&["push", &new]);
+
+    assert_eq!(Dist::new().ok(&["run", "--rm", &new, "cat", "/data/new"]), "new");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_fails_says_why_and_leaves_nothing() {
+    let (_registry, dist, name) = changed(base(), "mkdir /in; touch /in/.wh.file").await;
+    let before = (dist.names(), dist.ok(&["list", "-q"]));
+    let commit = ["commit", "c1", "new.example/new:1"];
+
+    let refused = dist.refused(&commit);
+    let epoch = dist.command(&commit).env("SOURCE_DATE_EPOCH", "today").output().expect("dist starts");
+    let digest = dist.refused(&["commit", "c1", &format!("new@sha256:{}", "0".repeat(64))]);
+
+    assert!(refused.contains("in/.wh.file") && refused.contains("rename it"), "{refused}");
+    let epoch = String::from_utf8_lossy(&epoch.stderr).into_owned();
+    assert!(epoch.contains("$SOURCE_DATE_EPOCH") && epoch.contains("today"), "{epoch}");
+    assert!(digest.contains("digest"), "{digest}");
+    assert_eq!((dist.names(), dist.ok(&["list", "-q"])), before);
+    assert_eq!(dist.ok(&["active", "-q"]), "");
+
+    dist.ok(&["images", "rm", &name]);
+    dist.ok(&["gc"]);
+    let gone = dist.refused(&commit);
+    assert!(gone.contains(&name) && gone.contains("pull it again"), "{gone}");
+}

@@ -12,4 +12,5 @@ mod redis;
 mod refusals;
 mod registries;
 mod support;
+mod umoci;
 mod upkeep;

@@ -150,7 +150,7 @@ pub(crate) fn names_a_full_disk(line: &str) -> bool {
 }
 
 /// Where cargo put the example that it built with this test.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let test = std::env::current_exe().expect("a running program has a path");
     let program = test.ancestors().nth(2).expect("tests live in target/PROFILE/deps").join("examples/dist");
     assert!(program.exists(), "{} is missing: run `cargo build --examples`", program.display());

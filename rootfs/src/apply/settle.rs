@@ -21,7 +21,7 @@ use rustix::{
 use super::{
     Pending,
     entry::os_str,
-    lower::Lower,
+    lower::{Lower, Resolved},
     made::{EPOCH, times_of},
     refused,
     remove::{list, remove_tree},
@@ -201,7 +201,7 @@ impl Layer<'_> {
                 inherit(&below, &made, path)
             }
             FileType::Symlink => match lower.resolve(path) {
-                Ok(to) => self.move_to(path, &made, &to.real.clone(), lower.root),
+                Ok(to) => self.move_to(path, &made, &to, lower.root),
                 // It leads nowhere, and the folder takes its place.
                 Err(Errno::LOOP) => self.remove_if_it_only_hides(path, &made),
                 Err(errno) => Err(at("follow", path)(errno)),
@@ -228,8 +228,9 @@ impl Layer<'_> {
     }
 
     /// The layer has entries below a path that is a link in the layers below: they belong to where it leads.
-    fn move_to(&self, path: &Path, made: &OwnedFd, real: &Path, lower: &OwnedFd) -> Result<()> {
-        let opaque = self.is_opaque(made);
+    fn move_to(&self, path: &Path, made: &OwnedFd, to: &Resolved, lower: &OwnedFd) -> Result<()> {
+        let real = &to.real;
+        let opaque = self.is_opaque(made) && to.folder.is_some();
         if opaque || !list(made).map_err(at("list", path))?.is_empty() {
             let mut place = openat(self.root, ".", FOLDER, Mode::empty()).map_err(at("open", path))?;
             let mut walked = PathBuf::new();

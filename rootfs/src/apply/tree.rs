@@ -120,7 +120,10 @@ impl<'a> Target<'a> {
                 data.consume(some);
                 at += some as u64;
             }
-            end = next;
+            // A map may end with an empty piece, which makes nothing.
+            if *length > 0 {
+                end = next;
+            }
         }
         if end != meta.content.size {
             // It ends in a hole.

@@ -6,6 +6,7 @@ mod chain_lock;
 mod range_lock;
 mod sequence;
 mod stack;
+mod write_back;
 
 use std::{num::NonZeroUsize, sync::Arc};
 
@@ -27,6 +28,7 @@ use self::{
     chain_lock::ChainLocks,
     sequence::one_by_one,
     stack::Stack,
+    write_back::WriteBack,
 };
 use crate::{Applier, Error, LayerStream, Result, TarApplier, apply::Applied};
 
@@ -153,12 +155,18 @@ impl Unpacker {
     }
 
     /// Applies one layer, and checks that it is the one that the config means.
-    async fn apply(&self, layer: &Layer, mounts: &[Mount], whiteouts: Whiteouts) -> Result<Applied> {
+    async fn apply(
+        &self,
+        layer: &Layer,
+        mounts: &[Mount],
+        whiteouts: Whiteouts,
+        write_back: &Arc<WriteBack>,
+    ) -> Result<Applied> {
         let blob = self.provider.open(&layer.blob).await?;
         self.progress.send(Event::Unpacking { descriptor: layer.blob.clone(), offset: 0 });
         let stream = LayerStream {
             descriptor: layer.blob.clone(),
-            blob: Box::new(blob.reader(0)),
+            blob: write_back.count(blob.reader(0)),
             progress: self.progress.clone(),
         };
         let applied =

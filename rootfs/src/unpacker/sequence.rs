@@ -1,11 +1,14 @@
 //! One layer after the other, for drivers that must know what is below.
 
+use std::sync::Arc;
+
 use windlass_snapshot::Commit;
 
 use super::{
     Layer, Unpacker,
     active::{Active, unique_key},
     chain_lock::{ChainLock, ChainLocks},
+    write_back::WriteBack,
 };
 use crate::Result;
 
@@ -17,12 +20,13 @@ pub(super) async fn one_by_one(
     layers: &[Layer],
     base: Option<String>,
 ) -> Result<()> {
+    let write_back = WriteBack::new(unpacker.snapshotter.clone());
     let mut parent = base;
     for layer in layers {
         let lock = locks.wait(&layer.chain).await?;
         let existed = unpacker.is_there(layer).await?;
         if !existed {
-            one(unpacker, active, layer, parent, lock).await?;
+            one(unpacker, active, layer, parent, lock, &write_back).await?;
         }
         unpacker.done(layer, existed);
         parent = Some(layer.chain.clone());
@@ -36,11 +40,13 @@ async fn one(
     layer: &Layer,
     parent: Option<String>,
     lock: ChainLock,
+    write_back: &Arc<WriteBack>,
 ) -> Result<()> {
     let key = unique_key(&layer.chain);
     unpacker.hold(std::slice::from_ref(&key)).await?;
     let mounts = active.prepare(key.clone(), parent).await?;
-    unpacker.apply(layer, &mounts, unpacker.snapshotter.capabilities().whiteouts).await?;
+    let whiteouts = unpacker.snapshotter.capabilities().whiteouts;
+    unpacker.apply(layer, &mounts, whiteouts, write_back).await?;
     let name = layer.chain.clone();
     let key = unpacker
         .blocking(move |snapshotter| {

@@ -6,7 +6,7 @@
 //! Layers that somebody else is unpacking are left to them. Before one waits for such a layer, one commits what is below it, and
 //! gives the locks of that back: so one never waits for a layer while others may wait for one below it.
 
-use std::os::fd::OwnedFd;
+use std::{os::fd::OwnedFd, sync::Arc};
 
 use futures::future::{try_join, try_join_all};
 use tokio::sync::{Semaphore, oneshot};
@@ -16,6 +16,7 @@ use super::{
     Layer, Unpacker,
     active::{Active, unique_key},
     chain_lock::{ChainLock, ChainLocks},
+    write_back::WriteBack,
 };
 use crate::{
     Result,
@@ -27,6 +28,7 @@ pub(super) struct Stack<'a> {
     unpacker: &'a Unpacker,
     active: &'a Active,
     locks: ChainLocks,
+    write_back: Arc<WriteBack>,
     /// The highest layer that is committed.
     base: Option<String>,
     /// The layers on top of that, which are ready to be committed. Lowest first.
@@ -64,7 +66,8 @@ impl<'a> Stack<'a> {
         locks: ChainLocks,
         base: Option<String>,
     ) -> Self {
-        Self { unpacker, active, locks, base, ready: Vec::new() }
+        let write_back = WriteBack::new(unpacker.snapshotter.clone());
+        Self { unpacker, active, locks, write_back, base, ready: Vec::new() }
     }
 
     /// Applies and commits layers, given lowest first.
@@ -73,16 +76,18 @@ impl<'a> Stack<'a> {
         let keys: Vec<_> = layers.iter().map(|layer| unique_key(&layer.chain)).collect();
         self.unpacker.hold(&keys).await?;
 
-        let (unpacker, active) = (self.unpacker, self.active);
+        let (unpacker, active, write_back) = (self.unpacker, self.active, &self.write_back.clone());
         let turns = &Semaphore::new(unpacker.limit.get());
         let (mut applying, mut steps) = (Vec::new(), Vec::new());
         for ((layer, claim), key) in layers.iter().zip(claims).zip(keys) {
             let (sender, applied) = oneshot::channel();
             if matches!(claim, Claim::Ours(_)) {
+                // All of them before anything is written: the metadata is synced, which takes long on a busy disk.
+                let mounts = active.prepare(key.clone(), None).await?;
                 applying.push(async move {
                     let _turn = turns.acquire().await.expect("the semaphore is never closed");
                     // Nobody listens if it has failed elsewhere.
-                    let _ = sender.send(alone(unpacker, active, layer, key).await?);
+                    let _ = sender.send(alone(unpacker, write_back, layer, key, mounts).await?);
                     Ok(())
                 });
             }
@@ -142,7 +147,8 @@ impl<'a> Stack<'a> {
         let key = unique_key(&layer.chain);
         self.unpacker.hold(std::slice::from_ref(&key)).await?;
         let _turn = turns.acquire().await.expect("the semaphore is never closed");
-        let applied = alone(self.unpacker, self.active, layer, key).await?;
+        let mounts = self.active.prepare(key.clone(), None).await?;
+        let applied = alone(self.unpacker, &self.write_back, layer, key, mounts).await?;
         self.put(layer, applied, lock).await
     }
 
@@ -189,14 +195,19 @@ impl<'a> Stack<'a> {
 }
 
 /// Applies a layer to an empty tree.
-async fn alone(unpacker: &Unpacker, active: &Active, layer: &Layer, key: String) -> Result<Alone> {
-    let mounts = active.prepare(key.clone(), None).await?;
+async fn alone(
+    unpacker: &Unpacker,
+    write_back: &Arc<WriteBack>,
+    layer: &Layer,
+    key: String,
+    mounts: Vec<Mount>,
+) -> Result<Alone> {
     // Below the lowest layer is nothing that it could hide, and a whiteout would be seen.
     let whiteouts = match layer.is_lowest {
         true => Whiteouts::Remove,
         false => unpacker.snapshotter.capabilities().whiteouts,
     };
-    let pending = unpacker.apply(layer, &mounts, whiteouts).await?.pending;
+    let pending = unpacker.apply(layer, &mounts, whiteouts, write_back).await?.pending;
     Ok(Alone { key, mounts, pending })
 }
 

@@ -2,22 +2,35 @@
 
 use std::{fs, os::fd::AsRawFd, path::Path, sync::Arc};
 
+use tempfile::TempDir;
 use windlass_rootfs::{
     Error, apply,
     compression::Compression,
     diff::{self, Options},
 };
 use windlass_snapshot::{
-    Commit, Durability, Error as SnapshotError, Native, Overlay, Snapshotter, mount::open_tree,
+    Btrfs, Commit, Durability, Error as SnapshotError, Native, Overlay, Snapshotter, mount::open_tree,
 };
-use windlass_testkit::{Layer, Tree, assert_same};
+use windlass_testkit::{Layer, LoopDisk, Tree, assert_same};
 
 use crate::support::{entries, in_memory, open, shown};
 
-fn drivers(root: &Path) -> [Arc<dyn Snapshotter>; 2] {
-    let overlay = Overlay::open(&root.join("overlay"), Durability::Fast).expect("overlayfs works here");
-    let native = Native::open(&root.join("native"), Durability::Fast).expect("it opens");
-    [Arc::new(overlay), Arc::new(native)]
+/// Every driver, on a file system that it works on.
+struct Drivers {
+    all: [Arc<dyn Snapshotter>; 3],
+    _folder: TempDir,
+    _disk: LoopDisk,
+}
+
+impl Drivers {
+    fn new() -> Self {
+        let (folder, disk) = (tempfile::tempdir().expect("there is room"), LoopDisk::btrfs(512 << 20));
+        let path = |name| folder.path().join(name);
+        let overlay = Overlay::open(&path("overlay"), Durability::Fast).expect("overlayfs works here");
+        let native = Native::open(&path("native"), Durability::Fast).expect("it opens");
+        let btrfs = Btrfs::open(&disk.path().join("btrfs"), Durability::Fast).expect("the disk is btrfs");
+        Self { all: [Arc::new(overlay), Arc::new(native), Arc::new(btrfs)], _folder: folder, _disk: disk }
+    }
 }
 
 /// Images, each with layers of which the later ones do something to the earlier ones.
@@ -117,9 +130,9 @@ fn tree(snapshotter: &dyn Snapshotter, key: &str) -> Tree {
 
 #[test]
 fn the_layer_of_a_snapshot_makes_its_tree_again_on_each_driver_for_every_fixture() {
+    let drivers = Drivers::new();
     for (name, layers) in fixtures() {
-        let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        for driver in drivers(folder.path()) {
+        for driver in &drivers.all {
             let again = in_memory();
             let mut parent: Option<String> = None;
             for (nth, layer) in layers.iter().enumerate() {
@@ -131,10 +144,10 @@ fn the_layer_of_a_snapshot_makes_its_tree_again_on_each_driver_for_every_fixture
 
                 let mut made = Vec::new();
                 let options = Options::default().compression(Compression::None);
-                diff::snapshot(&*driver, &key, "a view", &mut made, &options).expect(&key);
+                diff::snapshot(&**driver, &key, "a view", &mut made, &options).expect(&key);
 
                 apply::apply(&made[..], &open(again.path()), &Default::default()).expect(&key);
-                let want = tree(&*driver, &key);
+                let want = tree(&**driver, &key);
                 let differences = want.diff(&shown(again.path()));
                 assert!(
                     differences.is_empty(),
@@ -143,7 +156,7 @@ fn the_layer_of_a_snapshot_makes_its_tree_again_on_each_driver_for_every_fixture
                     entries(&made)
                 );
                 assert_eq!(driver.stat("a view").expect("it can be asked"), None, "it is removed again");
-                let committed = format!("committed {nth}");
+                let committed = format!("{name} committed {nth}");
                 let commit = Commit { key: &key, name: &committed, parent: parent.as_deref() };
                 driver.commit(&[commit]).expect(&key);
                 parent = Some(committed);
@@ -167,8 +180,7 @@ fn a_real_system_is_in_its_layer() {
 
 #[test]
 fn a_snapshot_in_which_nothing_was_changed_has_a_layer_without_entries() {
-    let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    for driver in drivers(folder.path()) {
+    for driver in &Drivers::new().all {
         let mounted =
             open_tree(&driver.prepare("base", None).expect("it is new")).expect("it can be mounted");
         let layer = Layer::new().dir("./", 0o711).owner(1, 2).mtime(3).file("file", 0o644, b"");
@@ -176,7 +188,7 @@ fn a_snapshot_in_which_nothing_was_changed_has_a_layer_without_entries() {
         driver.commit(&[Commit { key: "base", name: "committed", parent: None }]).expect("it is there");
         driver.prepare("key", Some("committed")).expect("it is new");
 
-        let diffed = diff::snapshot(&*driver, "key", "view", Vec::new(), &Options::default());
+        let diffed = diff::snapshot(&**driver, "key", "view", Vec::new(), &Options::default());
 
         assert_eq!(diffed.expect("it can be written").entries, 0, "{}", driver.name());
     }
@@ -184,12 +196,11 @@ fn a_snapshot_in_which_nothing_was_changed_has_a_layer_without_entries() {
 
 #[test]
 fn only_active_snapshots_have_changes() {
-    let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    for driver in drivers(folder.path()) {
+    for driver in &Drivers::new().all {
         driver.prepare("key", None).expect("it is new");
         driver.commit(&[Commit { key: "key", name: "committed", parent: None }]).expect("it is there");
 
-        let of = |key| diff::snapshot(&*driver, key, "view", Vec::new(), &Options::default());
+        let of = |key| diff::snapshot(&**driver, key, "view", Vec::new(), &Options::default());
 
         let err = of("committed").expect_err("it has none");
         assert!(matches!(err, Error::Snapshot(SnapshotError::NotActive { .. })), "{err:?}");

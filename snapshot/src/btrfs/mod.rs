@@ -102,6 +102,10 @@ impl Snapshotter for Btrfs {
         Err(Error::Unsupported { driver: "btrfs", op: "stack snapshots", reason })
     }
 
+    fn write_back(&self) -> Result<()> {
+        self.folders.sync()
+    }
+
     fn commit(&self, commits: &[Commit<'_>]) -> Result<()> {
         self.folders.commit(commits, &[], |row, parent| row.keeps(parent, "btrfs"))?;
         // Afterwards, so that what is still active after a failure or a crash can be written. Nobody is to write to what is

@@ -27,6 +27,10 @@ impl<'a> Options<'a> {
                 None => parsed.word(option),
             }
         }
+        if parsed.mapping.users.is_empty() != parsed.mapping.groups.is_empty() {
+            let reason = "uidmap and gidmap go together: the kernel maps both kinds of owners or none";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        }
         Ok(parsed)
     }
 
@@ -125,5 +129,12 @@ mod tests {
         assert_eq!(parsed.layers().collect::<Vec<_>>(), ["/a", "/b", "/c:d"]);
         assert_eq!(parsed.rest(), ["userxattr"]);
         assert!(!parsed.mapping.is_empty());
+    }
+
+    #[test]
+    fn half_a_mapping_is_refused() {
+        let err = Options::parse(&["uidmap=0:1:2".to_owned()]).expect_err("groups are missing");
+
+        assert!(err.to_string().starts_with("uidmap and gidmap go together"), "{err}");
     }
 }

@@ -183,6 +183,10 @@ impl Snapshotter for Overlay {
         Ok(self.read_only(&ids))
     }
 
+    fn write_back(&self) -> Result<()> {
+        self.folders.sync()
+    }
+
     fn commit(&self, commits: &[Commit<'_>]) -> Result<()> {
         let flat = self.flatten(commits)?;
         let committed = self.folders.commit(commits, &flat.trees, |row, parent| {

@@ -1,0 +1,155 @@
+//! Random layers are the same tree, unpacked all at once or one by one, on every driver.
+
+#[path = "../benches/unpack/one_by_one.rs"]
+mod one_by_one;
+
+use std::{fs, sync::Arc};
+
+use one_by_one::OneByOne;
+use proptest::prelude::*;
+use windlass_content::{Ingest, Ingester, Labels, LocalStore, Options, WriterExt};
+use windlass_rootfs::{Error, Unpacker};
+use windlass_snapshot::{
+    Durability, Native, Overlay, Snapshotter,
+    mount::{mount_all, unmount},
+};
+use windlass_testkit::{Image, ImageBuilder, Layer, Tree};
+
+/// Few names, so that entries meet often: in the same layer, and in layers above each other.
+const PATHS: [&str; 14] = [
+    "a", "b", "c", "a/a", "a/b", "b/a", "b/b", "a/a/a", "a/b/a", "b/a/b", "link", "link/a", "link/b/a",
+    "a/link",
+];
+
+/// One entry: what, where, and a number that it makes something of.
+type Entry = (Kind, usize, usize);
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    File,
+    Folder,
+    Link,
+    HardLink,
+    Fifo,
+    Whiteout,
+    Opaque,
+}
+
+fn entry() -> impl Strategy<Value = Entry> {
+    let kind = prop_oneof![
+        4 => Just(Kind::File),
+        3 => Just(Kind::Folder),
+        2 => Just(Kind::Link),
+        1 => Just(Kind::HardLink),
+        1 => Just(Kind::Fifo),
+        3 => Just(Kind::Whiteout),
+        1 => Just(Kind::Opaque),
+    ];
+    (kind, 0..PATHS.len(), 0..PATHS.len())
+}
+
+fn layer(entries: &[Entry], number: usize) -> Layer {
+    // Without a root, it takes that of the layers below.
+    let root =
+        if number % 3 == 2 { Layer::new() } else { Layer::new().dir("./", 0o755).mtime(number as i64) };
+    entries.iter().fold(root, |layer, &(kind, path, other)| {
+        let (path, other, time) = (PATHS[path], PATHS[other], (100 * number + other) as i64);
+        match kind {
+            Kind::File => layer
+                .file(path, 0o640, format!("{number} {other}").as_bytes())
+                .owner(number as u64, 1)
+                .mtime(time)
+                .xattr("user.layer", &[number as u8]),
+            Kind::Folder => layer.dir(path, 0o1700 + number as u32).owner(2, number as u64).mtime(time),
+            Kind::Link => layer.symlink(path, format!("/{other}")).mtime(time),
+            Kind::HardLink => layer.hardlink(path, other),
+            Kind::Fifo => layer.fifo(path, 0o600).mtime(time),
+            Kind::Whiteout => layer.whiteout(path),
+            Kind::Opaque => layer.opaque(path),
+        }
+    })
+}
+
+async fn store(folder: &std::path::Path, image: &Image) -> LocalStore {
+    let options = Options::default().durability(windlass_content::Durability::Fast);
+    let store = LocalStore::open(folder.join("content"), options).expect("there is room");
+    for descriptor in [vec![image.root.clone(), image.config()], image.layers()].concat() {
+        let key = descriptor.digest().to_string();
+        if let Ingest::Open(mut writer) = store.ingest(&key, &descriptor).await.expect("it opens") {
+            writer.write(image.blob(descriptor.digest())).await.expect("it fits");
+            writer.commit(Labels::new()).await.expect("the bytes are right");
+        }
+    }
+    store
+}
+
+async fn unpack(
+    folder: &std::path::Path,
+    store: &LocalStore,
+    image: &Image,
+    snapshotter: Arc<dyn Snapshotter>,
+) -> Result<Tree, Error> {
+    let unpacker = Unpacker::new(Arc::new(store.clone()), snapshotter.clone());
+    let chain_id = unpacker.unpack(&image.root).await?.chain_id.expect("it has layers").to_string();
+    let target = folder.join("mnt");
+    fs::create_dir_all(&target).expect("it can be made");
+    let mounts = snapshotter.view("view", Some(&chain_id)).expect("it is there");
+    mount_all(&mounts, &target).expect("it can be mounted");
+    let tree = Tree::read(&target);
+    unmount(&target).expect("it is mounted");
+    Ok(tree.ignore_overlay_xattrs())
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Asserts that all ways give the same tree, or that all refuse the image.
+async fn is_the_same(layers: Vec<Layer>) -> Result<(), TestCaseError> {
+    let image = layers.into_iter().fold(ImageBuilder::new(), ImageBuilder::layer).build();
+    let folder = tempfile::tempdir().expect("there is room");
+    let folder = folder.path();
+    let store = store(folder, &image).await;
+    let overlay =
+        |name: &str| Overlay::open(&folder.join(name), Durability::Fast).expect("overlayfs works here");
+    let ways: [(&str, Arc<dyn Snapshotter>); 3] = [
+        (
+            "copies, one by one",
+            Arc::new(Native::open(&folder.join("native"), Durability::Fast).expect("it opens")),
+        ),
+        ("overlays, all at once", Arc::new(overlay("at-once"))),
+        ("overlays, one by one", Arc::new(OneByOne(overlay("one-by-one")))),
+    ];
+    let mut first: Option<Result<Tree, String>> = None;
+    for (way, snapshotter) in ways {
+        let unpacked = unpack(folder, &store, &image, snapshotter).await.map_err(|error| chain(&error));
+        let Some(first) = &first else {
+            first = Some(unpacked);
+            continue;
+        };
+        match (first, &unpacked) {
+            (Ok(want), Ok(tree)) => {
+                let differences = want.diff(tree);
+                prop_assert!(differences.is_empty(), "{way}:\n{}", differences.join("\n"));
+            }
+            (Err(_), Err(_)) => {}
+            // Whoever does not know what is below does not miss the target of a link that a later entry replaces.
+            (Err(error), Ok(_)) if error.contains("it is a hard link to") => {}
+            differ => prop_assert!(false, "{way} takes what is refused else, or refuses it: {differ:?}"),
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(48) })]
+    #[test]
+    fn random_layers_are_the_same_tree_in_all_ways(
+        layers in proptest::collection::vec(proptest::collection::vec(entry(), 0..6), 1..6)
+    ) {
+        let layers: Vec<_> = layers.iter().enumerate().map(|(number, entries)| layer(entries, number)).collect();
+        let runtime = tokio::runtime::Runtime::new().expect("threads can be started");
+        runtime.block_on(is_the_same(layers))?;
+    }
+}
