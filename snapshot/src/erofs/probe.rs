@@ -1,6 +1,6 @@
 //! Whether images and overlays on them work in a folder.
 
-use std::{error::Error as _, fs::File, path::Path};
+use std::{error::Error as _, fs::File, io::ErrorKind, path::Path};
 
 use rustix::fs::{Mode, OFlags, openat};
 
@@ -46,7 +46,7 @@ pub(super) fn run(root: &Root) -> Result<()> {
         write().map_err(|source| io("write", &image, source))?;
         let mut options = vec!["rw".to_owned(), format!("lowerimage={}", place("image"))];
         options.extend([format!("upperdir={}", place("upper")), format!("workdir={}", place("work"))]);
-        let tree = mount::open_tree(&[overlay(options)]).map_err(|err| cannot_mount(&err, root.path()))?;
+        let tree = mount::open_tree(&[overlay(options)]).map_err(|err| cannot_mount(err, root.path()))?;
         let used = rustix::fs::unlinkat(&tree, "file", rustix::fs::AtFlags::empty())
             .and_then(|()| openat(&tree, "other", OFlags::CREATE | OFlags::CLOEXEC, Mode::RWXU));
         match used {
@@ -66,7 +66,13 @@ pub(super) fn run(root: &Root) -> Result<()> {
     root.attempt(attempt, tree::remove)
 }
 
-fn cannot_mount(err: &Error, root: &Path) -> Error {
+fn cannot_mount(err: Error, root: &Path) -> Error {
+    if let Error::Mount { source, .. } = &err
+        && matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+    {
+        // A full disk says enough: overlayfs makes a folder when it is mounted.
+        return err;
+    }
     let cause = err.source().map(ToString::to_string).unwrap_or_default();
     let reason = format!(
         "an image in {} cannot be mounted: {cause}; it takes root, for EROFS cannot be mounted in a user namespace, and Linux 6.12 \
