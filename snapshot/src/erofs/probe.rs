@@ -55,6 +55,12 @@ pub(super) fn run(root: &Root) -> Result<()> {
                 Err(io("write to an overlay on", folder, err.into()))
             }
             Err(err) => {
+                // Overlayfs makes its own folder when it is mounted; where a full disk has no room for that, it is read-only.
+                let more = folder.join("more");
+                mkdir(&more, 0o700)?;
+                std::fs::write(more.join("file"), [7; 4096])
+                    .and_then(|()| File::open(more.join("file"))?.sync_all())
+                    .map_err(|source| io("write to", &more, source))?;
                 let reason = format!(
                     "an overlay on {} cannot be written ({err}): choose a root on ext4, xfs, btrfs or tmpfs",
                     root.path().display()
