@@ -215,8 +215,7 @@ impl Erofs {
             let layer = self.folders.folder(row.id).join(LAYER);
             if layer.exists() {
                 if row.parent.is_none() {
-                    below.set(images.clone())?;
-                    below.settle(&layer)?;
+                    below.settle(&layer, &images)?;
                 }
             } else {
                 made.push(layer.clone());

@@ -109,6 +109,9 @@ pub(super) enum Content {
     Nothing,
 }
 
+/// Some data of a file: its offset there, the block where it is, and its length in bytes.
+pub(super) type Piece = (u64, u32, u64);
+
 /// A name in a folder.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -439,8 +442,8 @@ impl Tree {
         }
     }
 
-    /// The size of a file, the device that its data is on, and where on it each piece is, as offset in the file, block and length.
-    pub(super) fn data_of(&self, node: Node) -> Option<(u64, u16, Vec<(u64, u32, u64)>)> {
+    /// The size of a file, the device that its data is on, and where on it each piece is.
+    pub(super) fn data_of(&self, node: Node) -> Option<(u64, u16, Vec<Piece>)> {
         match &self.inode(node).content {
             Content::Plain { size, device, block } => Some((*size, *device, vec![(0, *block, *size)])),
             Content::File { size, place } => match &**place {
