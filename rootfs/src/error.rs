@@ -79,10 +79,10 @@ pub enum Error {
     },
 
     /// The bytes are not a tar archive, or cannot be read or decompressed.
-    #[error("the layer is not a readable tar archive{}", after(entry))]
+    #[error("the layer is not a readable tar archive{}", after(entry.as_deref()))]
     Tar {
-        /// The last entry that was read; empty if there was none.
-        entry: PathBuf,
+        /// The last entry that was read.
+        entry: Option<PathBuf>,
         /// What was found.
         source: io::Error,
     },
@@ -99,6 +99,6 @@ pub enum Error {
     },
 }
 
-fn after(entry: &Path) -> String {
-    if entry.as_os_str().is_empty() { String::new() } else { format!(", at or after its entry {entry:?}") }
+fn after(entry: Option<&Path>) -> String {
+    entry.map(|entry| format!(", at or after its entry {entry:?}")).unwrap_or_default()
 }

@@ -156,10 +156,7 @@ impl Applier for Watched {
         if let Some(Order { begun, go_on }) = order {
             begun.add_permits(1);
             go_on.acquire().await.expect("it is open").forget();
-            return Err(Error::Tar {
-                entry: std::path::PathBuf::new(),
-                source: io::Error::other("it was told to"),
-            });
+            return Err(Error::Tar { entry: None, source: io::Error::other("it was told to") });
         }
         self.inner.apply(layer, mounts, whiteouts).await
     }

@@ -8,7 +8,7 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::{Result, folders::io};
+use crate::{Error, Result, folders::io};
 
 /// What the names of folders begin with in which something is tried.
 const ATTEMPT: &str = "probe-";
@@ -63,8 +63,13 @@ impl Root {
         let folder = self.path.join(id);
         crate::folders::mkdir(&folder, 0o700)?;
         let answer = attempt(&folder);
+        // On a full disk nothing works, and overlayfs shows a folder that cannot be written: that says nothing of the driver.
+        let room = match &answer {
+            Err(Error::Unsupported { .. }) => has_room(&folder),
+            _ => Ok(()),
+        };
         remove(&folder)?;
-        answer
+        room.and(answer)
     }
 
     /// The folders of attempts that are over, as whoever holds the lock alone sees them.
@@ -85,4 +90,11 @@ pub(crate) fn names(folder: &Path) -> Result<Vec<String>> {
         Ok(names)
     };
     read().map_err(|source| io("read", folder, source))
+}
+
+/// Whether what is tried in a folder would find room.
+#[cfg(any(feature = "overlay", feature = "btrfs"))]
+fn has_room(folder: &Path) -> Result<()> {
+    let file = folder.join("room");
+    std::fs::write(&file, [1; 64 << 10]).map_err(|source| io("write", &file, source))
 }

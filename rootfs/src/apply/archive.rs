@@ -126,7 +126,10 @@ impl<R: BufRead> Archive<R> {
     pub(super) fn failed(&self, error: io::Error) -> Error {
         match OverLimit::of(&error) {
             Some(OverLimit { what, limit }) => Error::Limit { entry: self.entry.clone(), what, limit },
-            None => Error::Tar { entry: self.entry.clone(), source: error },
+            None => {
+                let entry = Some(self.entry.clone()).filter(|entry| !entry.as_os_str().is_empty());
+                Error::Tar { entry, source: error }
+            }
         }
     }
 

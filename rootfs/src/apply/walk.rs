@@ -51,6 +51,15 @@ struct Step {
     handle: Option<Rc<OwnedFd>>,
 }
 
+/// A link on the way.
+#[derive(Debug)]
+struct Detour {
+    above: Id,
+    name: OsString,
+    /// What of the path comes after it, last name first.
+    rest: Vec<OsString>,
+}
+
 /// A folder in the tree.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
@@ -129,7 +138,9 @@ impl Walker {
         // What is still to be walked, last name first.
         let mut rest: Vec<OsString> = rest.rev().map(OsStr::to_owned).collect();
         let mut links = 0;
-        while let Some(name) = rest.pop() {
+        // The link in `path` that is being followed, until the name after it is looked up.
+        let mut detour: Option<Detour> = None;
+        while let Some(mut name) = rest.pop() {
             if name == ".." {
                 index = index.saturating_sub(1);
                 continue;
@@ -138,7 +149,7 @@ impl Walker {
                 index += 1;
                 continue;
             }
-            let above = self.place(index, tree)?;
+            let mut above = self.place(index, tree)?;
             self.steps.truncate(index + 1);
             let errno = match tree.enter(&above, &name) {
                 Ok((id, handle)) => {
@@ -154,6 +165,9 @@ impl Walker {
                 Errno::NOTDIR | Errno::LOOP => match readlinkat(&*above.handle, &name, Vec::new()) {
                     Ok(target) if links < LINKS => {
                         links += 1;
+                        if detour.as_ref().is_none_or(|detour| rest.len() < detour.rest.len()) {
+                            detour = Some(Detour { above: above.id, name, rest: rest.clone() });
+                        }
                         let target = OsString::from_vec(target.into_bytes());
                         if target.as_bytes().starts_with(b"/") {
                             index = 0;
@@ -161,8 +175,15 @@ impl Walker {
                         rest.extend(names_of(Path::new(&target)).into_iter().rev());
                         continue;
                     }
-                    // A link in a circle, or no link: no folder in any case.
-                    Ok(_) | Err(Errno::INVAL | Errno::NOENT) => {}
+                    // A circle: the link that led into it is no folder.
+                    Ok(_) => {
+                        let entrance = detour.take().expect("a link was followed");
+                        above = self.open(entrance.above, tree)?;
+                        index = self.steps.len() - 1;
+                        (name, rest) = (entrance.name, entrance.rest);
+                    }
+                    // No link, and no folder.
+                    Err(Errno::INVAL | Errno::NOENT) => {}
                     Err(errno) => return Err(at("read the link", path)(errno)),
                 },
                 errno => return Err(at("open the folder of", path)(errno)),
