@@ -10,7 +10,7 @@ use super::{
     Image, Tree,
     format::{BLOCK, BLOCK_BITS, DEVICE_SIZE, HOLE, SUPER_OFFSET, SUPER_SIZE, Super, put_device},
     layout::Plan,
-    tree::{Data, Place},
+    place::{Data, Place},
 };
 use crate::sync_range::WriteBack;
 
