@@ -350,7 +350,9 @@ impl Target {
         // What is still to be walked, last name first.
         let mut rest: Vec<OsString> = rest.rev().map(OsStr::to_owned).collect();
         let mut links = 0;
-        while let Some(name) = rest.pop() {
+        // The link in `path` that is being followed, and what comes after it, until the name after it is looked up.
+        let mut detour: Option<(Node, OsString, Vec<OsString>)> = None;
+        while let Some(mut name) = rest.pop() {
             if name == ".." {
                 at = self.tree.parent(at).expect("it is a folder");
                 continue;
@@ -360,16 +362,21 @@ impl Target {
                 at = there;
                 continue;
             }
-            if let Some(target) = there.and_then(|there| self.tree.target(there))
-                && links < LINKS
-            {
-                links += 1;
-                if target.starts_with(b"/") {
-                    at = self.tree.root();
+            if let Some(target) = there.and_then(|there| self.tree.target(there)) {
+                if links < LINKS {
+                    links += 1;
+                    if detour.as_ref().is_none_or(|(_, _, after)| rest.len() < after.len()) {
+                        detour = Some((at, name, rest.clone()));
+                    }
+                    if target.starts_with(b"/") {
+                        at = self.tree.root();
+                    }
+                    let target = PathBuf::from(OsString::from_vec(target.to_vec()));
+                    rest.extend(names_of(&target).into_iter().rev());
+                    continue;
                 }
-                let target = PathBuf::from(OsString::from_vec(target.to_vec()));
-                rest.extend(names_of(&target).into_iter().rev());
-                continue;
+                // A circle: the link that led into it is no folder.
+                (at, name, rest) = detour.take().expect("a link was followed");
             }
             if !makes {
                 // What is there and no folder hides what is below, like a link that is made later.
