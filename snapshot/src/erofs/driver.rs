@@ -93,7 +93,7 @@ impl Erofs {
     /// As [`open`](Self::open).
     pub fn open_with(root: &Path, durability: Durability, options: ErofsOptions) -> Result<Self> {
         let root = Root::open(root)?;
-        probe::path(root.path())?;
+        root.can_be_mounted().map_err(|reason| unsupported("use this root", reason))?;
         probe::run(&root)?;
         Ok(Self { folders: Folders::open(root, durability, FILES)?, form: options.form })
     }
