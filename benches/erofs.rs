@@ -1,11 +1,14 @@
-//! `cargo bench --bench erofs --features erofs`: unpacking an image with the erofs driver, beside the overlay driver, and beside what
-//! no unpack can do without: hashing the blobs, inflating them, hashing what comes out, and writing it to one file.
+//! `cargo bench --bench erofs -- [ROUNDS] [LAYOUT:TAG]`: unpacking an image with the erofs driver, beside the overlay driver, and
+//! beside what no unpack can do without: hashing the blobs, inflating them, hashing what comes out, and writing it to one file.
 //!
-//! The image is `python` of `WINDLASS_BENCH_IMAGES`, an OCI layout that `make-images.sh` has made. Each figure is of a disk of its
-//! own, an ext4 with a journal. The medians of the rounds are printed, the first left out.
+//! Five rounds of an image of six layers, in the shape of a Python application, if nothing else is said. Each figure is of a disk
+//! of its own, an ext4 with a journal. The medians of the rounds are printed, the first left out.
+
+#[path = "../rootfs/benches/unpack/image.rs"]
+mod image;
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{Read, Write},
     path::{Path, PathBuf},
     process::Command,
@@ -14,19 +17,19 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use oci_spec::image::{Descriptor, ImageIndex};
+use oci_spec::image::Descriptor;
 use rustix::time::{ClockId, clock_gettime};
 use windlass::{
-    content::{LocalStore, Options, hash::Hasher},
+    content::{LocalStore, hash::Hasher},
     images::Image,
     rootfs::{Unpacker, compression::decompress},
     snapshot::{Durability, Erofs, ErofsOptions, Overlay, Snapshotter, erofs::Form, mount},
 };
 use windlass_testkit::LoopDisk;
 
-const ROUNDS: usize = 6;
+/// How many bytes a disk has, holes included.
 const DISK: u64 = 4 << 30;
-/// What the issue asks for.
+/// What we hold ourselves to.
 const LIMITS: [(&str, f64); 4] = [
     ("CPU of unpack, of overlay's", 0.65),
     ("CPU of unpack, of the plain pipeline's", 1.25),
@@ -44,19 +47,19 @@ struct Measured {
 }
 
 fn main() -> Result<()> {
-    let images = std::env::var_os("WINDLASS_BENCH_IMAGES")
-        .context("set WINDLASS_BENCH_IMAGES to the OCI layout that make-images.sh has made")?;
-    let images = PathBuf::from(images);
+    let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let rounds = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(5);
+    let layout = arguments.iter().find(|argument| argument.contains(':'));
     let runtime = tokio::runtime::Runtime::new()?;
-    let manifest = manifest(&images, "python")?;
-    let blobs = tempfile::tempdir()?;
-    let store = store(&images, blobs.path())?;
+    let folder = tempfile::tempdir()?;
+    let (store, manifest) = runtime.block_on(image::load(folder.path(), layout.map(String::as_str)));
+    let images = folder.path().join("content");
     let image = runtime.block_on(Image::read(&store, &manifest))?;
     let layers: Vec<_> = image.layers().map(|(blob, _)| blob.clone()).collect();
 
     let mut all = [const { Vec::new() }; 4];
-    for round in 0..ROUNDS {
-        eprintln!("round {} of {ROUNDS}", round + 1);
+    for round in 0..=rounds {
+        eprintln!("round {round} of {rounds}");
         all[0].push(pipeline(&images, &layers)?);
         for (way, results) in [Way::Overlay, Way::Merged, Way::Stacked].into_iter().zip(&mut all[1..]) {
             results.push(runtime.block_on(unpack(way, &images, &layers, &store, &manifest))?);
@@ -136,7 +139,7 @@ async fn unpack(
     measured.first_read = begun.elapsed().as_secs_f64();
     mount::unmount(target.path())?;
     let bytes: u64 = String::from_utf8_lossy(&output.stdout).trim().parse()?;
-    ensure!(bytes > 100 << 20, "{way:?} shows {bytes} bytes only");
+    ensure!(bytes > 10 << 20, "{way:?} shows {bytes} bytes only");
     driver.remove("view")?;
 
     let mut name = Some(top);
@@ -212,19 +215,4 @@ fn median(mut all: Vec<Measured>) -> Measured {
 
 fn blob(images: &Path, descriptor: &Descriptor) -> PathBuf {
     images.join("blobs/sha256").join(descriptor.digest().digest())
-}
-
-/// A store with the layout's blobs, which are not copied.
-fn store(images: &Path, folder: &Path) -> Result<LocalStore> {
-    std::os::unix::fs::symlink(fs::canonicalize(images.join("blobs"))?, folder.join("blobs"))?;
-    Ok(LocalStore::open(folder, Options::default())?)
-}
-
-fn manifest(images: &Path, name: &str) -> Result<Descriptor> {
-    let index = ImageIndex::from_file(images.join("index.json"))?;
-    let named = |it: &&Descriptor| {
-        let annotations = it.annotations().as_ref();
-        annotations.and_then(|all| all.get("org.opencontainers.image.ref.name")).is_some_and(|it| it == name)
-    };
-    index.manifests().iter().find(named).cloned().with_context(|| format!("the layout has no {name}"))
 }

@@ -4,7 +4,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, Sender, SyncSender, channel, sync_channel},
     },
     thread,
 };
@@ -107,10 +107,12 @@ pub(crate) async fn run(
     work: impl FnOnce(PieceReader<'_>) -> Result<Applied> + Send + 'static,
 ) -> Result<Applied> {
     let (pieces, received) = sync_channel(PIECES);
+    let (used, spare) = channel();
     let (answer, applied) = oneshot::channel();
-    spawn("windlass-inflate", move || inflate(layer, &limits, &pieces))?;
+    spawn("windlass-inflate", move || inflate(layer, &limits, &pieces, &spare))?;
     spawn("windlass-apply", move || {
-        let result = work(PieceReader::new(received, &answer));
+        let result =
+            work(PieceReader { pieces: received, used, piece: Piece::default(), at: 0, caller: &answer });
         // Nobody listens if the caller has gone.
         let _ = answer.send(result);
     })?;
@@ -122,8 +124,21 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
     started.map(drop).map_err(|source| Error::Io { op: "start the thread", path: name.into(), source })
 }
 
-/// Sends the plain bytes in pieces, until there are no more or nobody wants them.
-fn inflate(layer: LayerStream, limits: &apply::Limits, pieces: &SyncSender<io::Result<Vec<u8>>>) {
+/// Some plain bytes: the first of a buffer, which is used again.
+#[derive(Debug, Default)]
+struct Piece {
+    buffer: Vec<u8>,
+    length: usize,
+}
+
+/// Sends the plain bytes in pieces, until there are no more or nobody wants them. What comes back in `spare` is filled anew: new
+/// memory costs about as much as what is done with it.
+fn inflate(
+    layer: LayerStream,
+    limits: &apply::Limits,
+    pieces: &SyncSender<io::Result<Piece>>,
+    spare: &Receiver<Vec<u8>>,
+) {
     let LayerStream { descriptor, blob, progress } = layer;
     let media_type = descriptor.media_type().clone();
     let compressed = Arc::new(AtomicU64::new(0));
@@ -137,14 +152,14 @@ fn inflate(layer: LayerStream, limits: &apply::Limits, pieces: &SyncSender<io::R
         }
     };
     loop {
-        let mut piece = Vec::with_capacity(PIECE);
-        let read = plain.by_ref().take(PIECE as u64).read_to_end(&mut piece);
+        let mut buffer = spare.try_recv().unwrap_or_else(|_| vec![0; PIECE]);
+        let read = fill(&mut plain, &mut buffer);
         let answer = match read.and_then(|read| {
             expansion.count(read, compressed.load(Ordering::Relaxed))?;
             Ok(read)
         }) {
             Ok(0) => return,
-            Ok(_) => Ok(piece),
+            Ok(length) => Ok(Piece { buffer, length }),
             Err(error) => Err(error),
         };
         let last = answer.is_err();
@@ -155,35 +170,52 @@ fn inflate(layer: LayerStream, limits: &apply::Limits, pieces: &SyncSender<io::R
     }
 }
 
-/// Reads the pieces one after the other; fails once the caller has gone, so that the work stops.
-pub(crate) struct PieceReader<'a> {
-    pieces: Receiver<io::Result<Vec<u8>>>,
-    piece: io::Cursor<Vec<u8>>,
-    caller: &'a oneshot::Sender<Result<Applied>>,
+/// Reads until the buffer is full or nothing is left. Gives how much it read.
+fn fill(plain: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match plain.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
-impl<'a> PieceReader<'a> {
-    fn new(pieces: Receiver<io::Result<Vec<u8>>>, caller: &'a oneshot::Sender<Result<Applied>>) -> Self {
-        Self { pieces, piece: io::Cursor::default(), caller }
-    }
+/// Reads the pieces one after the other; fails once the caller has gone, so that the work stops.
+pub(crate) struct PieceReader<'a> {
+    pieces: Receiver<io::Result<Piece>>,
+    used: Sender<Vec<u8>>,
+    piece: Piece,
+    at: usize,
+    caller: &'a oneshot::Sender<Result<Applied>>,
 }
 
 impl BufRead for PieceReader<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while self.piece.fill_buf()?.is_empty() {
+        while self.at == self.piece.length {
             if self.caller.is_closed() {
                 return Err(io::Error::other("the unpack was cancelled"));
             }
             match self.pieces.recv() {
-                Ok(piece) => self.piece = io::Cursor::new(piece?),
+                Ok(piece) => {
+                    let done = std::mem::replace(&mut self.piece, piece?);
+                    self.at = 0;
+                    if !done.buffer.is_empty() {
+                        // Nobody fills it if all is inflated.
+                        let _ = self.used.send(done.buffer);
+                    }
+                }
                 Err(_) => break,
             }
         }
-        self.piece.fill_buf()
+        Ok(&self.piece.buffer[self.at..self.piece.length])
     }
 
     fn consume(&mut self, amount: usize) {
-        self.piece.consume(amount);
+        self.at += amount;
     }
 }
 

@@ -113,6 +113,7 @@ fn a_folder_that_is_declared_again_has_what_its_last_entry_says_and_nothing_else
         .owner(1, 2)
         .mtime(5)
         .xattr("user.old", b"x")
+        .xattr("security.old", b"x")
         .xattr("user.both", b"old")
         .pax("SCHILY.acl.default", b"user::rwx,group::---,group:7:rwx,mask::rwx,other::---")
         .file("d/old", 0o644, b"");

@@ -293,6 +293,8 @@ fn entry() -> impl Strategy<Value = (u8, usize, u8)> {
 const PATHS: [&str; 9] = ["a", "b", "a/a", "a/b", "b/a", "a/a/a", "c", "c/a", "longer-name"];
 
 fn layer(entries: &[(u8, usize, u8)]) -> Layer {
+    // Mostly of something that is there: a layer that is refused shows little.
+    let mut last_file = None;
     entries.iter().fold(root().mtime(5), |layer, (kind, path, random)| {
         let (path, other) = (PATHS[*path], PATHS[usize::from(*random) % PATHS.len()]);
         let size = usize::from(*random) * 50;
@@ -300,11 +302,14 @@ fn layer(entries: &[(u8, usize, u8)]) -> Layer {
             0 | 1 => layer.file(path, 0o600 | u32::from(*random), &vec![*random; size]),
             2 | 3 => layer.dir(path, 0o700 | u32::from(*random & 0o77)),
             4 => layer.symlink(path, other),
-            5 => layer.hardlink(path, other),
+            5 => layer.hardlink(path, last_file.unwrap_or(other)),
             6 => layer.fifo(path, 0o644),
             7 => layer.file(path, 0o644, b"").xattr("user.x", &vec![1; size % 2000]),
             _ => layer.dir(path, 0o755).xattr("user.y", &vec![2; size % 60]),
         };
+        if matches!(kind, 0 | 1 | 7) {
+            last_file = Some(path);
+        }
         layer.owner(u64::from(*random), 7).mtime(i64::from(*random))
     })
 }

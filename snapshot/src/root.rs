@@ -8,7 +8,7 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::{Error, Result, folders::io};
+use crate::{Result, folders::io};
 
 /// What the names of folders begin with in which something is tried.
 const ATTEMPT: &str = "probe-";
@@ -34,6 +34,18 @@ impl Root {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether its path can stand in mount options as it is; if not, why, and what to do.
+    #[cfg(feature = "overlay")]
+    pub(crate) fn can_be_mounted(&self) -> Result<(), String> {
+        match self.path.to_str().is_some_and(|path| !path.contains([':', ',', '\\'])) {
+            true => Ok(()),
+            false => Err(format!(
+                "{} holds `:`, `,`, `\\` or bytes that are not UTF-8, which mount options cannot say: choose another root",
+                self.path.display()
+            )),
+        }
     }
 
     /// Waits for the lock, which ends with the file.
@@ -65,7 +77,7 @@ impl Root {
         let answer = attempt(&folder);
         // On a full disk nothing works, and overlayfs shows a folder that cannot be written: that says nothing of the driver.
         let room = match &answer {
-            Err(Error::Unsupported { .. }) => has_room(&folder),
+            Err(crate::Error::Unsupported { .. }) => has_room(&folder),
             _ => Ok(()),
         };
         remove(&folder)?;
@@ -95,6 +107,12 @@ pub(crate) fn names(folder: &Path) -> Result<Vec<String>> {
 /// Whether what is tried in a folder would find room.
 #[cfg(any(feature = "overlay", feature = "btrfs"))]
 fn has_room(folder: &Path) -> Result<()> {
-    let file = folder.join("room");
-    std::fs::write(&file, [1; 64 << 10]).map_err(|source| io("write", &file, source))
+    let path = folder.join("room");
+    let write = || {
+        let mut file = File::create_new(&path)?;
+        std::io::Write::write_all(&mut file, &[7; 64 << 10])?;
+        // Some file systems look for the room only then.
+        file.sync_all()
+    };
+    write().map_err(|source| io("write", &path, source))
 }

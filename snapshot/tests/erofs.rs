@@ -95,6 +95,34 @@ fn a_snapshot_is_exported_as_one_image_that_a_machine_can_mount() {
 }
 
 #[test]
+fn a_merged_tree_and_its_layers_are_accepted_by_the_checkers_of_others() {
+    for form in [Form::Merged, Form::Stacked] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let options = ErofsOptions::default().form(form);
+        let driver = Erofs::open_with(dir.path(), Durability::Fast, options).expect("an empty root");
+        three(&driver);
+        let [mount] = &driver.view("view", Some("3")).expect("it is committed")[..] else {
+            panic!("one mount is enough");
+        };
+        let images: Vec<String> = match form {
+            Form::Merged => {
+                let devices = mount.options.iter().filter(|option| option.starts_with("device="));
+                let devices: Vec<_> = devices.map(|option| format!("--{option}")).collect();
+                assert_eq!(devices.len(), 3, "{mount}");
+                [devices, vec!["--extract".to_owned(), mount.source.display().to_string()]].concat()
+            }
+            Form::Stacked => {
+                let images = mount.options.iter().filter_map(|option| option.strip_prefix("lowerimage="));
+                assert_eq!(images.clone().count(), 3, "{mount}");
+                images.take(1).map(str::to_owned).collect()
+            }
+        };
+
+        run("fsck.erofs", "erofs-utils", &images.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_merged_tree_that_does_not_fit_its_layers_is_made_anew() {
     let dir = tempfile::tempdir().expect("a folder");
     let driver = Erofs::open(dir.path(), Durability::Safe).expect("an empty root");

@@ -253,13 +253,16 @@ pub(super) fn remove_acls(file: BorrowedFd<'_>) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Attributes that the system gives to whatever is made, as its policy says.
+const LABELS: [&[u8]; 5] =
+    [b"security.selinux", b"security.SMACK64", b"security.apparmor", b"security.ima", b"security.evm"];
+
 /// Takes all attributes away that a layer can give.
 pub(super) fn remove_xattrs(file: BorrowedFd<'_>) -> Result<(), Errno> {
     for name in xattrs(file)? {
-        // Labels are the system's own.
         let given = name.starts_with(b"user.") && !name.starts_with(b"user.overlay.")
             || name.starts_with(b"system.posix_acl_")
-            || name == b"security.capability";
+            || name.starts_with(b"security.") && !LABELS.contains(&&name[..]);
         if given {
             fremovexattr(file, os_str(&name))?;
         }

@@ -58,16 +58,15 @@ impl<W: Write> Output<W> {
         let compressed = match inner {
             Encoder::None(mut out) => {
                 out.flush()?;
-                return Ok(Digests { digest: diff_id.clone(), diff_id, size });
+                None
             }
             #[cfg(feature = "gzip")]
-            Encoder::Gzip(gzip) => gzip.finish()?,
+            Encoder::Gzip(gzip) => Some(gzip.finish()?.end()?),
             #[cfg(feature = "zstd")]
-            Encoder::Zstd(zstd) => zstd.finish()?,
+            Encoder::Zstd(zstd) => Some(zstd.finish()?.end()?),
         };
-        let Hashed { inner: mut out, hasher, size } = compressed;
-        out.flush()?;
-        Ok(Digests { diff_id, digest: hasher.finish(), size })
+        let (digest, size) = compressed.unwrap_or_else(|| (diff_id.clone(), size));
+        Ok(Digests { diff_id, digest, size })
     }
 }
 
@@ -91,6 +90,15 @@ struct Hashed<W> {
 impl<W> Hashed<W> {
     fn new(inner: W) -> Self {
         Self { inner, hasher: Hasher::sha256(), size: 0 }
+    }
+}
+
+#[cfg(any(feature = "gzip", feature = "zstd"))]
+impl<W: Write> Hashed<W> {
+    /// Hands on all that is left; gives the digest and the number of all bytes.
+    fn end(mut self) -> io::Result<(Digest, u64)> {
+        self.inner.flush()?;
+        Ok((self.hasher.finish(), self.size))
     }
 }
 

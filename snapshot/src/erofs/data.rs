@@ -10,12 +10,14 @@ use super::{
     Image, Tree,
     format::{BLOCK, BLOCK_BITS, DEVICE_SIZE, HOLE, SUPER_OFFSET, SUPER_SIZE, Super, put_device},
     layout::Plan,
-    tree::{Data, Place},
+    place::{Data, Place},
 };
 use crate::sync_range::WriteBack;
 
 /// How much is written at once, in bytes.
 const BUFFER: usize = 1 << 20;
+/// What is as long as this is written at once: to collect it would be one copy more.
+const LARGE: usize = 64 << 10;
 /// Where the device slots begin.
 const DEVICES_OFFSET: u64 = (SUPER_OFFSET + SUPER_SIZE) as u64;
 /// How many chunks a file with holes may have, beside some for each of its pieces.
@@ -207,6 +209,12 @@ impl Writer {
 
     /// Writes bytes.
     pub(super) fn put(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        if bytes.len() >= LARGE {
+            self.flush()?;
+            self.file.write_all_at(bytes, self.start)?;
+            self.start += bytes.len() as u64;
+            return Ok(());
+        }
         while !bytes.is_empty() {
             if self.filled == BUFFER {
                 self.flush()?;
@@ -235,9 +243,11 @@ impl Writer {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.write_all_at(&self.buffer[..self.filled], self.start)?;
-        self.start += self.filled as u64;
-        self.filled = 0;
+        if self.filled > 0 {
+            self.file.write_all_at(&self.buffer[..self.filled], self.start)?;
+            self.start += self.filled as u64;
+            self.filled = 0;
+        }
         self.write_back.advance(&self.file, self.start);
         Ok(())
     }

@@ -93,7 +93,7 @@ impl Erofs {
     /// As [`open`](Self::open).
     pub fn open_with(root: &Path, durability: Durability, options: ErofsOptions) -> Result<Self> {
         let root = Root::open(root)?;
-        probe::path(root.path())?;
+        root.can_be_mounted().map_err(|reason| unsupported("use this root", reason))?;
         probe::run(&root)?;
         Ok(Self { folders: Folders::open(root, durability, FILES)?, form: options.form })
     }
@@ -215,8 +215,7 @@ impl Erofs {
             let layer = self.folders.folder(row.id).join(LAYER);
             if layer.exists() {
                 if row.parent.is_none() {
-                    below.set(images.clone())?;
-                    below.settle(&layer)?;
+                    below.settle(&layer, &images)?;
                 }
             } else {
                 made.push(layer.clone());

@@ -37,7 +37,7 @@ impl Layers {
     }
 
     /// Makes these the layers. What was read of the lower ones is used again if they are the same.
-    pub(super) fn set(&mut self, paths: Vec<PathBuf>) -> Result<()> {
+    fn set(&mut self, paths: Vec<PathBuf>) -> Result<()> {
         match paths.strip_prefix(&self.paths[..]) {
             Some(new) => self.extend(new.to_vec()),
             None => {
@@ -91,13 +91,14 @@ impl Layers {
         writer.finish(&mut tree, options).map_err(|error| data(error, path))
     }
 
-    /// Gives a layer, which an applier wrote, what it takes from these below it.
-    pub(super) fn settle(&self, path: &Path) -> Result<()> {
+    /// Gives a layer, which an applier wrote, what it takes from those below it, which become these layers if anybody asks.
+    pub(super) fn settle(&mut self, path: &Path, below: &[PathBuf]) -> Result<()> {
         let opened = Opened::open(path)?;
         let mut tree = opened.tree(path)?;
         if tree.is_settled() {
             return Ok(());
         }
+        self.set(below.to_vec())?;
         tree.settle(self.tree()).map_err(|Refused { entry, reason }| {
             image(path, format!("entry {:?} is refused: {reason}", String::from_utf8_lossy(&entry)))
         })?;

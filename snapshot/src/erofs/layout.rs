@@ -12,7 +12,8 @@ use super::{
         BLOCK, CHUNK_SIZE, ENTRY_SIZE, INODE_SIZE, Layout, RawInode, SLOT, XATTR_HEAD, chunk_format,
         entry_kind, put_chunk,
     },
-    tree::{Content, Node, Place},
+    place::Place,
+    tree::{Content, Node},
     xattrs::XattrSet,
 };
 

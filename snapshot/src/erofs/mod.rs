@@ -18,6 +18,7 @@ mod format;
 mod layers;
 mod layout;
 mod paths;
+mod place;
 mod probe;
 mod read;
 mod settle;
@@ -30,8 +31,9 @@ use std::fs::File;
 
 pub use data::{DataError, Options, Writer};
 pub use driver::{Erofs, ErofsOptions, Form};
+pub use place::Data;
 pub use settle::{IMPLIED, LINK, Refused};
-pub use tree::{Data, Kind, Meta, Node, Tree};
+pub use tree::{Kind, Meta, Node, Tree};
 pub use verity::Verity;
 pub use xattrs::XattrSet;
 

@@ -2,7 +2,10 @@
 
 use std::{error::Error as _, fs::File, path::Path};
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::{
+    fs::{AtFlags, Mode, OFlags, openat, unlinkat},
+    io::Errno,
+};
 
 use super::{
     Kind, Meta, Options, Tree, Writer,
@@ -15,18 +18,6 @@ use crate::{
     root::Root,
     tree,
 };
-
-/// Refuses a root whose path cannot stand in mount options as it is.
-pub(super) fn path(root: &Path) -> Result<()> {
-    if root.to_str().is_some_and(|path| !path.contains([':', ',', '\\'])) {
-        return Ok(());
-    }
-    let reason = format!(
-        "{} holds `:`, `,`, `\\\\` or bytes that are not UTF-8, which mount options cannot say: choose another root",
-        root.display()
-    );
-    Err(unsupported("use this root", reason))
-}
 
 /// Mounts a tiny image as every snapshot will be, and writes on top of it.
 pub(super) fn run(root: &Root) -> Result<()> {
@@ -46,14 +37,13 @@ pub(super) fn run(root: &Root) -> Result<()> {
         write().map_err(|source| io("write", &image, source))?;
         let mut options = vec!["rw".to_owned(), format!("lowerimage={}", place("image"))];
         options.extend([format!("upperdir={}", place("upper")), format!("workdir={}", place("work"))]);
-        let tree = mount::open_tree(&[overlay(options)]).map_err(|err| cannot_mount(&err, root.path()))?;
-        let used = rustix::fs::unlinkat(&tree, "file", rustix::fs::AtFlags::empty())
+        let tree = mount::open_tree(&[overlay(options)]).map_err(|err| cannot_mount(err, root.path()))?;
+        let used = unlinkat(&tree, "file", AtFlags::empty())
             .and_then(|()| openat(&tree, "other", OFlags::CREATE | OFlags::CLOEXEC, Mode::RWXU));
         match used {
             Ok(_) => Ok(()),
-            Err(err @ (rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT)) => {
-                Err(io("write to an overlay on", folder, err.into()))
-            }
+            // A full disk says enough.
+            Err(err @ (Errno::NOSPC | Errno::DQUOT)) => Err(io("write to an overlay on", folder, err.into())),
             Err(err) => {
                 let reason = format!(
                     "an overlay on {} cannot be written ({err}): choose a root on ext4, xfs, btrfs or tmpfs",
@@ -66,7 +56,7 @@ pub(super) fn run(root: &Root) -> Result<()> {
     root.attempt(attempt, tree::remove)
 }
 
-fn cannot_mount(err: &Error, root: &Path) -> Error {
+fn cannot_mount(err: Error, root: &Path) -> Error {
     let cause = err.source().map(ToString::to_string).unwrap_or_default();
     let reason = format!(
         "an image in {} cannot be mounted: {cause}; it takes root, for EROFS cannot be mounted in a user namespace, and Linux 6.12 \

@@ -13,7 +13,8 @@ use super::{
         BLOCK, CHUNK_SIZE, DEVICE_SIZE, Damage, ENTRY_SIZE, HOLE, INODE_SIZE, Layout, RawInode, Reader, SLOT,
         Super, XATTR_HEAD, chunk_bits,
     },
-    tree::{Content, Inode, KIND, Node, Place},
+    place::Place,
+    tree::{Content, Inode, KIND, Node},
 };
 use crate::{Error, Result};
 

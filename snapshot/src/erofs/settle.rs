@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use super::{
-    paths::{names_of, split},
+    paths::{Resolved, names_of, split},
     tree::{Kind, Meta, Node, OPAQUE, Tree},
 };
 
@@ -217,7 +217,7 @@ impl Tree {
                 Ok(())
             }
             Some((lower, below)) if lower.target(below).is_some() => match lower.resolve(path) {
-                Some(to) => self.move_to(path, made, &to.real, lower),
+                Some(to) => self.move_to(path, made, &to, lower),
                 // It leads nowhere, and the folder takes its place.
                 None => {
                     self.remove_if_empty(path, made);
@@ -242,8 +242,9 @@ impl Tree {
     }
 
     /// The layer has entries below a path that is a link in the layers below: they belong to where it leads.
-    fn move_to(&mut self, path: &[u8], made: Node, real: &[Vec<u8>], lower: &Self) -> Result<(), Refused> {
-        let opaque = self.marked(made, OPAQUE).is_some();
+    fn move_to(&mut self, path: &[u8], made: Node, to: &Resolved, lower: &Self) -> Result<(), Refused> {
+        let real = &to.real;
+        let opaque = self.marked(made, OPAQUE).is_some() && to.folder.is_some();
         if opaque || self.children(made).next().is_some() {
             let mut place = self.root();
             for (depth, name) in real.iter().enumerate() {

@@ -6,6 +6,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::{
     format::NAME_MAX,
+    place::{Data, Place},
     xattrs::{XattrSet, Xattrs},
 };
 
@@ -52,22 +53,6 @@ pub enum Kind<'a> {
     Fifo,
     /// A socket.
     Socket,
-}
-
-/// Where the data of a file is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Data(pub(super) Place);
-
-/// Where the data of a file is, in blocks of a device. Device 0 is the image itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Place {
-    /// There is none.
-    #[default]
-    Nowhere,
-    /// In blocks that follow each other.
-    At { device: u16, block: u32 },
-    /// In chunks of that size (its logarithm), some of them holes.
-    Chunks { bits: u32, device: u16, blocks: Box<[u32]> },
 }
 
 /// All that an inode says, as it is kept in memory.
@@ -350,11 +335,6 @@ impl Tree {
         matches!(self.inode(node).content, Content::Folder { .. })
     }
 
-    /// Whether a node is a regular file.
-    pub fn is_file(&self, node: Node) -> bool {
-        matches!(self.inode(node).content, Content::File { .. } | Content::Plain { .. })
-    }
-
     /// Whether a node is what hides a name from overlayfs.
     pub fn is_whiteout(&self, node: Node) -> bool {
         let inode = self.inode(node);
@@ -423,40 +403,6 @@ impl Tree {
     pub(super) fn adopt(&mut self, inode: Inode) -> Node {
         self.inodes.push(inode);
         Node(self.inodes.len() as u32 - 1)
-    }
-
-    /// Says where the data of a file is.
-    pub(super) fn set_data(&mut self, node: Node, Data(data): Data) {
-        match (&mut self.inodes[node.0 as usize].content, data) {
-            (Content::Plain { device, block, .. }, Place::At { device: new, block: there }) => {
-                (*device, *block) = (new, there);
-            }
-            (content @ (Content::Plain { .. } | Content::File { .. }), place) => {
-                let (Content::Plain { size, .. } | Content::File { size, .. }) = *content else { return };
-                *content = Content::File { size, place: Box::new(place) };
-            }
-            _ => {}
-        }
-    }
-
-    /// The size of a file, the device that its data is on, and where on it each piece is, as offset in the file, block and length.
-    pub(super) fn data_of(&self, node: Node) -> Option<(u64, u16, Vec<(u64, u32, u64)>)> {
-        match &self.inode(node).content {
-            Content::Plain { size, device, block } => Some((*size, *device, vec![(0, *block, *size)])),
-            Content::File { size, place } => match &**place {
-                Place::Chunks { bits, device, blocks } => {
-                    let pieces =
-                        blocks.iter().enumerate().filter(|(_, block)| **block != super::format::HOLE);
-                    let piece = |(at, block): (usize, &u32)| {
-                        let offset = (at as u64) << bits;
-                        (offset, *block, (*size - offset).min(1 << bits))
-                    };
-                    Some((*size, *device, pieces.map(piece).collect()))
-                }
-                _ => None,
-            },
-            _ => None,
-        }
     }
 
     pub(super) fn set_parent(&mut self, folder: Node, above: Node) {

@@ -216,12 +216,14 @@ impl Metadata {
         })
     }
 
-    /// Deletes the row of a snapshot whose files are gone.
+    /// Deletes the row of a snapshot whose files are gone. After a power cut it may be there again, and cleanup deletes it: so nobody
+    /// waits for the disk.
     pub(crate) fn delete(&self, id: i64) -> Result<()> {
-        self.write("forget a snapshot", |db| {
+        let work = |db: &Connection| {
             db.execute("DELETE FROM snapshots WHERE id = ?1 AND name IS NULL", [id])?;
             Ok(())
-        })
+        };
+        self.transact("forget a snapshot", TransactionBehavior::Immediate, "NORMAL", work)
     }
 
     /// All named snapshots.
@@ -250,30 +252,39 @@ impl Metadata {
     }
 
     fn read<T>(&self, op: &'static str, work: impl FnOnce(&Connection) -> Result<T, Failure>) -> Result<T> {
-        self.transact(op, TransactionBehavior::Deferred, work)
+        self.transact(op, TransactionBehavior::Deferred, "FULL", work)
     }
 
     fn write<T>(&self, op: &'static str, work: impl FnOnce(&Connection) -> Result<T, Failure>) -> Result<T> {
         // Immediate, so that what is read in it is still true when it is written.
-        self.transact(op, TransactionBehavior::Immediate, work)
+        self.transact(op, TransactionBehavior::Immediate, "FULL", work)
     }
 
     fn transact<T>(
         &self,
         op: &'static str,
         behavior: TransactionBehavior,
+        synchronous: &str,
         work: impl FnOnce(&Connection) -> Result<T, Failure>,
     ) -> Result<T> {
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(connection) = connection.as_mut() else {
             return Err(Error::Closed { path: self.path.clone() });
         };
-        let result = (|| {
+        // It is FULL whenever nobody has the lock.
+        let wait = |connection: &Connection, how| match synchronous {
+            "FULL" => Ok(()),
+            _ => connection.pragma_update(None, "synchronous", how),
+        };
+        let mut result = wait(connection, synchronous).map_err(Failure::from).and_then(|()| {
             let transaction = connection.transaction_with_behavior(behavior)?;
             let value = work(&transaction)?;
             transaction.commit()?;
             Ok(value)
-        })();
+        });
+        if let Err(err) = wait(connection, "FULL") {
+            result = Err(err.into());
+        }
         result.map_err(|failure| match failure {
             Failure::Ours(err) => err,
             Failure::Sql(source) => Error::Database { op, path: self.path.clone(), source: plain(source) },

@@ -63,7 +63,7 @@ impl Overlay {
     /// As [`open`](Self::open).
     pub fn open_with(root: &Path, durability: Durability, options: OverlayOptions) -> Result<Self> {
         let root = Root::open(root)?;
-        probe::path(root.path())?;
+        root.can_be_mounted().map_err(|reason| unsupported("use this root", reason))?;
         let possible = probe::run(&root)?;
         let place = root.path().to_owned();
         let folders = Folders::open(root, durability, Files::default())?;

@@ -19,18 +19,6 @@ use crate::{
     tree,
 };
 
-/// Refuses a root whose path cannot stand in overlayfs's options as it is.
-pub(super) fn path(root: &Path) -> Result<()> {
-    if root.to_str().is_some_and(|path| !path.contains([':', ',', '\\'])) {
-        return Ok(());
-    }
-    let reason = format!(
-        "{} holds `:`, `,`, `\\\\` or bytes that are not UTF-8, which mount options cannot say: choose another root",
-        root.display()
-    );
-    Err(unsupported("use this root", reason))
-}
-
 /// Mounts two tiny layers as every snapshot will be, hides a file and a folder, and says which attributes can be used.
 pub(super) fn run(root: &Root) -> Result<Attributes> {
     let attempt = |folder: &Path| {

@@ -384,31 +384,25 @@ impl Target {
                 at = there;
                 continue;
             }
-            if there.is_some_and(|there| self.tree.target(there).is_some()) {
-                if detour.as_ref().is_none_or(|(_, _, after)| rest.len() < after.len()) {
-                    detour = Some((at, name.clone(), rest.clone()));
+            if let Some(target) = there.and_then(|there| self.tree.target(there)) {
+                if links < LINKS {
+                    links += 1;
+                    if detour.as_ref().is_none_or(|(_, _, after)| rest.len() < after.len()) {
+                        detour = Some((at, name, rest.clone()));
+                    }
+                    if target.starts_with(b"/") {
+                        at = self.tree.root();
+                    }
+                    let target = PathBuf::from(OsString::from_vec(target.to_vec()));
+                    rest.extend(names_of(&target).into_iter().rev());
+                    continue;
                 }
-                links += 1;
-            }
-            if let Some(target) = there.and_then(|there| self.tree.target(there))
-                && links <= LINKS
-            {
-                if target.starts_with(b"/") {
-                    at = self.tree.root();
-                }
-                let target = PathBuf::from(OsString::from_vec(target.to_vec()));
-                rest.extend(names_of(&target).into_iter().rev());
-                continue;
+                // A circle: the link that led into it is no folder.
+                (at, name, rest) = detour.take().expect("a link was followed");
             }
             if !makes {
                 // What is there and no folder hides what is below, like a link that is made later.
                 return Ok(Walked::Nowhere { hidden: there.is_some() || self.is_hidden_in(at) });
-            }
-            if links > LINKS
-                && let Some(entrance) = detour.take()
-            {
-                // A circle: the link that led into it is no folder.
-                (at, name, rest) = entrance;
             }
             at = self.make_folder(at, &name, path)?;
         }
