@@ -171,3 +171,30 @@ proptest! {
         runtime.block_on(is_the_same(layers))?;
     }
 }
+
+#[tokio::test]
+async fn what_random_layers_have_found_stays_the_same_tree() {
+    let root = || Layer::new().dir("./", 0o755);
+    let link = || root().symlink("link", "b").dir("b", 0o750).file("b/a", 0o640, b"lower");
+    for layers in [
+        // The same name, directly and through a lower link, in both orders.
+        vec![link(), root().file("link/a", 0o600, b"first").file("b/a", 0o644, b"second")],
+        vec![link(), root().file("b/a", 0o644, b"first").file("link/a", 0o600, b"second")],
+        // What comes through a link that the layer then hides, or replaces.
+        vec![link(), root().file("link/new", 0o600, b"").whiteout("link")],
+        vec![link(), root().file("link/new", 0o600, b"").file("link", 0o600, b"")],
+        vec![link(), root().file("link/new", 0o600, b"").dir("link", 0o700)],
+        // A file with two names, linked again: all are one.
+        vec![root().file("a", 0o644, b"").hardlink("b", "a"), root().hardlink("c", "a")],
+        // A hard link to nothing that is replaced, one to a folder that its own path implies, and one to itself.
+        vec![root(), root().hardlink("new", "never").file("new", 0o600, b"")],
+        vec![root().file("a", 0o644, b""), root().hardlink("a/b", "a")],
+        vec![root().file("a", 0o644, b""), root().hardlink("a", "a").whiteout("a")],
+        vec![
+            root().file("a", 0o644, b"").dir("new", 0o700).file("new/old", 0o600, b""),
+            root().hardlink("new", "a").file("new/inner", 0o600, b""),
+        ],
+    ] {
+        is_the_same(layers).await.expect("all ways agree");
+    }
+}
