@@ -401,14 +401,19 @@ pub(super) fn overlay(mut options: Vec<String>) -> Mount {
     Mount { fstype: "overlay".to_owned(), source: "overlay".into(), options }
 }
 
-/// The upper folder is what a mount shows as its root: without this, the root of every container would lose the mode and the owner
-/// that its image gives it.
+/// The upper folder is what a mount shows as its root: without this, the root of every container would lose the mode, the owner
+/// and the time that its image gives it.
 fn inherit(layer: &Path, to: &Path) -> Result<()> {
     let root = Opened::open(layer)?.root(layer)?;
     let owner = (rustix::fs::Uid::from_raw(root.uid), rustix::fs::Gid::from_raw(root.gid));
     rustix::fs::chown(to, Some(owner.0), Some(owner.1))
         .and_then(|()| rustix::fs::chmod(to, rustix::fs::Mode::from_raw_mode(root.mode.into())))
-        .map_err(|err| io("copy the mode and owner to", to, err.into()))
+        .and_then(|()| {
+            let time = rustix::fs::Timespec { tv_sec: root.mtime.0, tv_nsec: root.mtime.1.into() };
+            let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
+            rustix::fs::utimensat(rustix::fs::CWD, to, &times, rustix::fs::AtFlags::empty())
+        })
+        .map_err(|err| io("copy the mode, owner and time to", to, err.into()))
 }
 
 /// A name in a folder that nobody else has.

@@ -318,6 +318,10 @@ impl Tree {
     }
 
     /// Sets one extended attribute of a node, or takes it away.
+    ///
+    /// # Panics
+    ///
+    /// If file systems do not know the name, or there are more than 8 KiB of such marks.
     pub fn mark(&mut self, node: Node, name: &[u8], value: Option<&[u8]>) {
         let set = self.inode(node).xattrs;
         if value.is_some() || set != XattrSet::default() {

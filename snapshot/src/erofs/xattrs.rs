@@ -14,6 +14,8 @@ const PREFIXES: [(u8, &[u8]); 5] = [
 ];
 /// How long a set may be, so that its length fits the inode's field.
 const SET_MAX: usize = 4 * 0xfffe;
+/// How much of that is left to the marks of overlayfs and ours: above all a path.
+const MARKS: usize = 8 << 10;
 
 /// A set of attributes in [`Xattrs`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -40,6 +42,14 @@ impl Xattrs {
         &mut self,
         attributes: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
     ) -> Result<XattrSet, &'static str> {
+        self.add_within(SET_MAX - 2 * MARKS, attributes)
+    }
+
+    fn add_within<'a>(
+        &mut self,
+        most: usize,
+        attributes: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> Result<XattrSet, &'static str> {
         let mut sorted = std::collections::BTreeMap::new();
         for (name, value) in attributes {
             sorted.insert(split(name)?, value);
@@ -55,8 +65,8 @@ impl Xattrs {
             set.extend_from_slice(value);
             set.resize(set.len().next_multiple_of(4), 0);
         }
-        if set.len() > SET_MAX {
-            return Err("its extended attributes are longer than 256 KiB together");
+        if set.len() > most {
+            return Err("its extended attributes are longer than 240 KiB together");
         }
         Ok(self.keep(set))
     }
@@ -126,7 +136,7 @@ impl Xattrs {
         list.retain(|(other, _)| other != name);
         list.extend(value.map(|value| (name.to_vec(), value.to_vec())));
         let pairs = list.iter().map(|(name, value)| (&name[..], &value[..]));
-        self.add(pairs).expect("a short attribute of ours more is no question of limits")
+        self.add_within(SET_MAX, pairs).expect("they are known, and there is room for marks")
     }
 
     /// The set of another tree's set.
@@ -148,12 +158,12 @@ impl Xattrs {
                 rest = &rest[length..];
             }
         }
-        if all.iter().any(|entry| !PREFIXES.iter().any(|(number, _)| *number == entry[1])) {
-            return Err(Damage("an extended attribute has a prefix that is not known"));
+        if !all.iter().all(|entry| is_known(entry)) {
+            return Err(Damage("an extended attribute has a name that is not known"));
         }
         all.sort_unstable_by_key(|entry| (entry[1], &entry[4..4 + usize::from(entry[0])]));
         match all.concat() {
-            set if set.len() > SET_MAX => Err(Damage("its extended attributes are too long")),
+            set if set.len() > SET_MAX - MARKS => Err(Damage("its extended attributes are too long")),
             set => Ok(self.keep(set)),
         }
     }
@@ -165,6 +175,12 @@ pub(super) fn entry_length(entries: &[u8]) -> Option<usize> {
     let (name, value) = (bytes.u8(0).ok()?, bytes.u16(2).ok()?);
     let length = (4 + usize::from(name) + usize::from(value)).next_multiple_of(4);
     (length <= entries.len()).then_some(length)
+}
+
+/// Whether file systems know the name of an entry.
+fn is_known(entry: &[u8]) -> bool {
+    let prefix = PREFIXES.iter().find(|(number, _)| *number == entry[1]);
+    prefix.is_some_and(|(_, prefix)| split(&[prefix, &entry[4..4 + usize::from(entry[0])]].concat()).is_ok())
 }
 
 /// The number of a name's prefix, and what follows it.
