@@ -38,7 +38,7 @@ trap '[ -z "$mounted" ] || umount "$mounted"; rm -rf "$work"' EXIT
 describe() (
     cd "$1"
     # A path that has several names is known by the first of them.
-    find . -printf '%i\t%n\t%y\t%m\t%U:%G\t%T@\t%s\t%p\t%l\0' | sort -z -t$'\t' -k8 | tr '\n\0' '\001\n' |
+    find . -printf '%D:%i\t%n\t%y\t%m\t%U:%G\t%T@\t%s\t%p\t%l\0' | sort -z -t$'\t' -k8 | tr '\n\0' '\001\n' |
         awk -F'\t' '{ line[NR] = $8 " " $9 " " $3 " " $4 " " $5 " " $6 " " (($3 == "f") ? $7 : ""); inode[NR] = $1
                 if (!($1 in first)) first[$1] = $8
                 names[$1]++ }
