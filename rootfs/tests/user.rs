@@ -6,7 +6,8 @@ use std::{
     env, fs,
     os::unix::fs::{PermissionsExt, chown},
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
 };
 
 use support::{Place, open, paths, root};
@@ -27,9 +28,12 @@ fn as_nobody(test: &str, within: &[&str]) -> Place {
     }
     // The build may be where nobody may go.
     let program = place.folder.path().join("test");
+    // A program that is still open for writing, in a child of another test too, cannot be started.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let writing = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     fs::copy(env::current_exe().expect("it is running"), &program).expect("there is room");
     fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("it is ours");
-    let output = Command::new(require("setpriv", "util-linux"))
+    let child = Command::new(require("setpriv", "util-linux"))
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .args(within)
         .arg(&program)
@@ -37,8 +41,12 @@ fn as_nobody(test: &str, within: &[&str]) -> Place {
         .env(FOLDER, place.root())
         .env("TMPDIR", place.folder.path())
         .current_dir(place.folder.path())
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .expect("setpriv starts");
+    drop(writing);
+    let output = child.wait_with_output().expect("it ends");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "it ran");
     place
