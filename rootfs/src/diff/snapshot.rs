@@ -16,7 +16,7 @@ use crate::Result;
 ///
 /// # Errors
 ///
-/// [`Error::Snapshot`] if there is no such active snapshot, or it cannot be mounted; else as [`diff`](super::diff()).
+/// [`Error::Snapshot`](crate::Error::Snapshot) if there is no such active snapshot, or it cannot be mounted; else as [`diff`](super::diff()).
 pub fn snapshot(
     snapshotter: &dyn Snapshotter,
     key: &str,

@@ -17,7 +17,7 @@ const SET_MAX: usize = 4 * 0xfffe;
 /// How much of that is left to the marks of overlayfs and ours: above all a path.
 const MARKS: usize = 8 << 10;
 
-/// A set of attributes in [`Xattrs`].
+/// A set of attributes in a tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct XattrSet(pub(super) u32);
 
