@@ -79,7 +79,7 @@ fn main() -> Result<()> {
         let mut best = [(Duration::MAX, Duration::MAX); 2];
         for _ in 0..rounds {
             for (tool, best) in [tar, windlass].into_iter().zip(&mut best) {
-                let disk = LoopDisk::ext4(2 << 30);
+                let disk = LoopDisk::ext4(2 << 30).direct();
                 let target = disk.path().join("target");
                 fs::create_dir(&target)?;
                 let start = Instant::now();
@@ -154,11 +154,12 @@ fn hostile_orders(n: usize) -> Result<()> {
             |layer, n| layer.file(format!("l/{n}"), 0o644, b""),
         ),
     ];
+    let disk = LoopDisk::ext4(2 << 30).direct();
     println!("\n{:<28} {:<8} {:>14} {:>14} {:>7}", "", "", "µs for each", "of four times", "growth");
     for (name, first, second) in orders {
         for whiteouts in [Whiteouts::Remove, Whiteouts::Overlay] {
             let cost = |n: usize| -> Result<f64> {
-                let folder = tempfile::tempdir()?;
+                let folder = tempfile::tempdir_in(disk.path())?;
                 let lower = Layer::new().file("old", 0o644, b"").file("d/old", 0o644, b"").tar();
                 let root = File::open(folder.path())?.into();
                 if whiteouts == Whiteouts::Remove {

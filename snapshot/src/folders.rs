@@ -4,6 +4,7 @@ use std::{
     fs::File,
     ops::ControlFlow,
     path::{Path, PathBuf},
+    thread,
 };
 
 use rustix::fs::{FlockOperation, syncfs};
@@ -151,7 +152,7 @@ impl Folders {
     }
 
     pub(crate) fn commit(&self, commits: &[Commit<'_>], flats: &[Flat], check: Check) -> Result<()> {
-        let mut usages = Vec::with_capacity(commits.len());
+        let mut counted = Vec::with_capacity(commits.len());
         let mut repairs = Vec::new();
         for commit in commits {
             let row = self.metadata.get(commit.key)?;
@@ -159,19 +160,21 @@ impl Folders {
                 return Err(Error::NotActive { name: commit.key.to_owned() });
             }
             let flat = flats.iter().find(|flat| flat.key == commit.key).map(|flat| flat.id);
-            let mut usage = self.count(&row)?;
-            if let Some(flat) = flat {
-                usage += tree::usage(&self.tree(flat))?;
-            }
-            usages.push(usage);
             if let Some(damaged) = self.metadata.find(commit.name)?.filter(|there| !self.is_whole(there)) {
                 repairs.push((row.id, damaged.id));
                 repairs.extend(flat.zip(damaged.flat));
             }
+            counted.push((row, flat));
         }
-        if !commits.is_empty() {
-            self.sync()?;
-        }
+        let count = |(row, flat): &(Row, Option<i64>)| {
+            let mut usage = self.count(row)?;
+            if let Some(flat) = flat {
+                usage += tree::usage(&self.tree(*flat))?;
+            }
+            Ok(usage)
+        };
+        let count = || counted.iter().map(count).collect::<Result<Vec<_>>>();
+        let usages = if commits.is_empty() { Vec::new() } else { self.sync_while(count)? };
         for id in self.metadata.commit(commits, &usages, flats, check)? {
             if let Some((_, damaged)) = repairs.iter().find(|(new, _)| *new == id) {
                 self.repair(id, *damaged)?;
@@ -179,6 +182,20 @@ impl Folders {
             self.discard(id);
         }
         Ok(())
+    }
+
+    /// Waits until all that was written is on the disk, unless nobody wants that, and does something that only reads meanwhile.
+    fn sync_while<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        if self.durability == Durability::Fast {
+            return work();
+        }
+        thread::scope(|scope| {
+            let sync =
+                thread::Builder::new().name("windlass-sync".into()).spawn_scoped(scope, || self.sync());
+            let sync = sync.map_err(|source| io("start the thread that syncs", self.root.path(), source))?;
+            let done = work();
+            sync.join().expect("a sync does not panic").and(done)
+        })
     }
 
     /// Waits until all that was written is on the disk, unless nobody wants that.

@@ -89,7 +89,7 @@ fn run(
     way: Way,
     durability: Durability,
 ) -> Took {
-    let disk = LoopDisk::ext4(DISK);
+    let disk = LoopDisk::ext4(DISK).direct();
     let overlay = Overlay::open(&disk.path().join("overlay"), durability).expect("overlayfs works here");
     let snapshotter: Arc<dyn Snapshotter> = match way {
         Way::OneByOne => Arc::new(OneByOne(overlay)),
