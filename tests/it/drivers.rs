@@ -1,5 +1,8 @@
 //! Which driver unpacks, and why.
 
+use std::fs;
+
+use windlass::snapshot::{Durability, Erofs, Overlay, Snapshotter, mount::temp_mount};
 use windlass_testkit::{Image, ImageBuilder, Layer, Registry};
 
 use crate::support::Dist;
@@ -44,7 +47,7 @@ async fn the_driver_that_is_in_use_stays_in_use() {
 
         dist.ok(&["pull", &name]);
 
-        let snapshots = std::fs::read_dir(dist.root().join("snapshots")).expect("it is there");
+        let snapshots = fs::read_dir(dist.root().join("snapshots")).expect("it is there");
         let folders: Vec<_> = snapshots.map(|it| it.expect("it is listed").file_name()).collect();
         assert_eq!(folders, [folder], "after {first}");
     }
@@ -58,4 +61,34 @@ async fn whoever_does_not_wait_for_the_disk_gets_the_same_image() {
     dist.ok(&["--durability", "fast", "pull", &name]);
 
     assert_eq!(dist.files(&[], &name), ["./file=content"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_a_thousand_layers_is_pulled_and_shown() {
+    let layers =
+        (0..1000).map(|n| Layer::new().file(format!("part/{}", n % 7), 0o644, n.to_string().as_bytes()));
+    let image = layers.fold(ImageBuilder::new(), ImageBuilder::layer).build();
+    let registry = Registry::start().await;
+    registry.push(&image, "deep", "latest");
+    let name = format!("{}/deep:latest", registry.host());
+    let last = |part| (993..1000).find(|n| n % 7 == part).expect("seven in a row have all rests");
+    let want: Vec<_> = (0..7).map(|part| last(part).to_string()).collect();
+    for driver in ["erofs", "overlay"] {
+        let dist = Dist::new();
+
+        dist.ok(&["--snapshotter", driver, "pull", &name]);
+
+        let chain_id = dist.json(&["images", "inspect", &name])["layers"][999]["chainID"].clone();
+        let root = dist.root().join("snapshots").join(driver);
+        let snapshotter: Box<dyn Snapshotter> = match driver {
+            "erofs" => Box::new(Erofs::open(&root, Durability::Fast).expect("it was just in use")),
+            _ => Box::new(Overlay::open(&root, Durability::Fast).expect("it was just in use")),
+        };
+        let mounts = snapshotter.view("look", chain_id.as_str()).expect("it is unpacked");
+        let shown = temp_mount(&mounts, |root| {
+            let read = |part| fs::read_to_string(root.join(format!("part/{part}"))).expect("it is there");
+            (0..7).map(read).collect::<Vec<_>>()
+        });
+        assert_eq!(shown.expect("it can be mounted"), want, "with {driver}");
+    }
 }

@@ -61,7 +61,7 @@ pub(super) fn commands(one: &Mount, target: &Path) -> Option<String> {
     Some(before + &plain.command_line(target) + &after)
 }
 
-/// The loop devices are gone with the mount.
+/// The loop devices are gone with the mount, and at once if it fails.
 fn with_loops(one: &Mount, target: &Path) -> String {
     let mut files = vec![one.source.to_string_lossy().into_owned()];
     let mut words = Vec::new();
@@ -74,13 +74,14 @@ fn with_loops(one: &Mount, target: &Path) -> String {
             None => words.push(quoted(option).into_owned()),
         }
     }
-    let loops = files.iter().enumerate();
-    let loops: String =
-        loops.map(|(number, file)| format!("l{number}=$(losetup -rf --show {}) && ", quoted(file))).collect();
-    let all: String = (0..files.len()).map(|number| format!(" \"$l{number}\"")).collect();
-    let target = target.to_string_lossy();
-    let words = words.join(",");
-    format!("{loops}mount -t erofs -o {words} \"$l0\" {} && losetup -d{all}", quoted(&target))
+    let made = |(number, file): (usize, &String)| {
+        format!("l{number}=$(losetup -rf --show {}) && l=\"$l $l{number}\" && ", quoted(file))
+    };
+    let loops: String = files.iter().enumerate().map(made).collect();
+    let (target, words) = (target.to_string_lossy(), words.join(","));
+    // Who gives up a device that is in use keeps it until then.
+    let given_up = "trap '[ -z \"$l\" ] || losetup -d $l' EXIT";
+    format!("(l=; {given_up}; {loops}mount -t erofs -o {words} \"$l0\" {})", quoted(&target))
 }
 
 /// An image, mounted without a place.
@@ -177,6 +178,25 @@ mod tests {
 
         let output = output.expect("install util-linux");
         assert_eq!(String::from_utf8_lossy(&output.stdout), "low\n", "{line}: {output:?}");
+    }
+
+    #[test]
+    fn a_shell_leaves_no_device_behind_where_it_cannot_mount() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let no_image = dir.path().join("no-image");
+        std::fs::write(&no_image, [0; 4096]).expect("there is room");
+        let line =
+            erofs(no_image.to_str().expect("it is UTF-8"), std::iter::empty()).command_line(dir.path());
+
+        let mounted = std::process::Command::new("sh").args(["-c", &line]).output().expect("a shell starts");
+
+        assert!(!mounted.status.success(), "{line}");
+        let devices = std::process::Command::new("losetup").arg("-j").arg(&no_image).output();
+        assert_eq!(
+            String::from_utf8_lossy(&devices.expect("install mount").stdout),
+            "",
+            "{line}: {mounted:?}"
+        );
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub struct Mount {
 
 impl Mount {
     /// The `mount` command that mounts this on `target`, for a person to read or to run in a shell. Layers that are images are
-    /// mounted first, in temporary folders.
+    /// mounted first, in temporary folders. Before util-linux 2.39, `mount` takes a page of options: some 200 images.
     pub fn command_line(&self, target: &Path) -> String {
         if let Some(commands) = images::commands(self, target) {
             return commands;
