@@ -30,7 +30,11 @@ pub(super) fn with<T>(one: &Mount, work: impl Fn(&Mount) -> io::Result<T>) -> io
     work(&replaced(one, handles.collect())).or_else(|err| match Errno::from_io_error(&err) {
         // Only Linux 6.15 takes layers from mounts without a place.
         Some(Errno::INVAL) => {
-            let places = roots.iter().map(attached).collect::<io::Result<Vec<_>>>()?;
+            // Short names in one folder: older ones take a page of options.
+            let folder = Place::new()?;
+            let place =
+                |(number, root): (usize, &OwnedFd)| attached(root, folder.inner(&number.to_string())?);
+            let places = roots.iter().enumerate().map(place).collect::<io::Result<Vec<_>>>()?;
             work(&replaced(one, places.iter().map(|place| place.path().display().to_string()).collect()))
         }
         _ => Err(err),
@@ -96,8 +100,7 @@ fn mounted(value: &str, options: &Options<'_>) -> io::Result<OwnedFd> {
 }
 
 /// Mounted in a temporary folder.
-fn attached(root: &OwnedFd) -> io::Result<Place> {
-    let mut place = Place::new()?;
+fn attached(root: &OwnedFd, mut place: Place) -> io::Result<Place> {
     move_mount(root, "", CWD, place.path(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
     place.mounted(1);
     Ok(place)
@@ -155,7 +158,7 @@ mod tests {
         let image = options.images().next().expect("there is one");
 
         let root = mounted(image, &options).expect("the kernel takes it");
-        let place = attached(&root).expect("root may mount");
+        let place = attached(&root, Place::new().expect("a folder can be made")).expect("root may mount");
         let by_place = detached(&replaced(&one, vec![place.path().display().to_string()]));
         drop((place, root));
 

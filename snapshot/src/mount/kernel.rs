@@ -76,7 +76,7 @@ fn copied(one: &Mount, options: &Options<'_>) -> io::Result<OwnedFd> {
 
 /// Any other mount.
 fn made(one: &Mount, options: &Options<'_>) -> io::Result<OwnedFd> {
-    if one.fstype == "overlay" && !options.mapping.is_empty() && common(options).is_some() {
+    if one.fstype == "overlay" && !options.mapping.is_empty() && common(folders(options)).is_some() {
         let new = overlay_of_mapped(options, |mapped| configured(one, options, |path| mapped.path(path)));
         return new.or_else(|err| match Errno::from_io_error(&err) {
             // Older kernels take no layers from mounts without a place, or not one by one.
@@ -175,7 +175,7 @@ pub(super) struct Mapped {
 impl Mapped {
     /// Where nobody else sees it.
     fn new(options: &Options<'_>) -> io::Result<Self> {
-        let folder = common(options).ok_or(Errno::INVAL)?;
+        let folder = common(folders(options)).ok_or(Errno::INVAL)?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let root = open_tree(CWD, &folder, flags)?;
         options.mapping.apply(&root, false)?;
@@ -200,10 +200,15 @@ impl Mapped {
     }
 }
 
-/// The deepest folder that all of an overlay's folders are below.
-fn common(options: &Options<'_>) -> Option<PathBuf> {
-    let folders = options.data.iter().filter(|(key, _)| matches!(*key, "upperdir" | "workdir"));
-    let mut paths = options.layers().chain(folders.filter_map(|(_, value)| *value)).map(Path::new);
+/// All folders that an overlay is made of, without those that are mounts already.
+fn folders<'a>(options: &Options<'a>) -> impl Iterator<Item = &'a str> {
+    let written = options.data.iter().filter(|(key, _)| matches!(*key, "upperdir" | "workdir"));
+    options.layers().chain(written.filter_map(|(_, value)| *value))
+}
+
+/// The deepest folder that all these are below.
+fn common<'a>(paths: impl Iterator<Item = &'a str>) -> Option<PathBuf> {
+    let mut paths = paths.map(Path::new);
     let mut common = paths.next()?.parent()?;
     for path in paths {
         while !path.starts_with(common) {
@@ -235,9 +240,10 @@ pub(super) fn classic(one: &Mount, options: &Options<'_>, target: &Path) -> io::
         }
     }
     // Shorter when written from the folder that all are in.
-    let folder = common(options).filter(|_| options.mounted().next().is_none()).ok_or(Errno::TOOBIG)?;
+    let layers = || options.layers().chain(options.mounted());
+    let folder = common(layers()).ok_or(Errno::TOOBIG)?;
     let below = |path| Path::new(path).strip_prefix(&folder).ok().and_then(Path::to_str);
-    let layers = options.layers().map(below).collect::<Option<Vec<_>>>().ok_or(Errno::TOOBIG)?;
+    let layers = layers().map(below).collect::<Option<Vec<_>>>().ok_or(Errno::TOOBIG)?;
     let data = with(layers, options.rest())?;
     let target = std::path::absolute(target)?;
     let handle = open(&folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;

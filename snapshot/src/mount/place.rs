@@ -17,7 +17,15 @@ pub(super) struct Place {
 impl Place {
     /// Makes a folder for temporary files that only we may enter.
     pub(super) fn new() -> io::Result<Self> {
-        let path = unique();
+        Self::at(unique())
+    }
+
+    /// Makes a folder in this one. Whoever has it drops it first.
+    pub(super) fn inner(&self, name: &str) -> io::Result<Self> {
+        Self::at(self.path.join(name))
+    }
+
+    fn at(path: PathBuf) -> io::Result<Self> {
         rustix::fs::mkdir(&path, Mode::RWXU)?;
         Ok(Self { path, mounts: 0 })
     }
