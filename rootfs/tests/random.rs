@@ -6,14 +6,15 @@ mod one_by_one;
 use std::{fs, sync::Arc};
 
 use one_by_one::OneByOne;
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::TestRunner};
 use windlass_content::{Ingest, Ingester, Labels, LocalStore, Options, WriterExt};
 use windlass_rootfs::{Error, Unpacker};
 use windlass_snapshot::{
-    Durability, Native, Overlay, Snapshotter,
+    Btrfs, Durability, Erofs, ErofsOptions, Native, Overlay, Snapshotter,
+    erofs::Form,
     mount::{mount_all, unmount},
 };
-use windlass_testkit::{Image, ImageBuilder, Layer, Tree};
+use windlass_testkit::{Image, ImageBuilder, Layer, LoopDisk, Tree};
 
 /// Few names, so that entries meet often: in the same layer, and in layers above each other.
 const PATHS: [&str; 14] = [
@@ -31,6 +32,7 @@ enum Kind {
     File,
     Folder,
     Link,
+    LinkUp,
     HardLink,
     Fifo,
     Whiteout,
@@ -42,6 +44,7 @@ fn entry() -> impl Strategy<Value = Entry> {
         4 => Just(Kind::File),
         3 => Just(Kind::Folder),
         2 => Just(Kind::Link),
+        1 => Just(Kind::LinkUp),
         1 => Just(Kind::HardLink),
         1 => Just(Kind::Fifo),
         3 => Just(Kind::Whiteout),
@@ -64,6 +67,7 @@ fn layer(entries: &[Entry], number: usize) -> Layer {
                 .xattr("user.layer", &[number as u8]),
             Kind::Folder => layer.dir(path, 0o1700 + number as u32).owner(2, number as u64).mtime(time),
             Kind::Link => layer.symlink(path, format!("/{other}")).mtime(time),
+            Kind::LinkUp => layer.symlink(path, format!("../{other}/..")).mtime(time),
             Kind::HardLink => layer.hardlink(path, other),
             Kind::Fifo => layer.fifo(path, 0o600).mtime(time),
             Kind::Whiteout => layer.whiteout(path),
@@ -113,21 +117,26 @@ fn chain(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Asserts that all ways give the same tree, or that all refuse the image.
-async fn is_the_same(layers: Vec<Layer>) -> Result<(), TestCaseError> {
+/// Asserts that all ways give the same tree, or that all refuse the image. `disk` is a btrfs.
+async fn is_the_same(layers: Vec<Layer>, disk: &LoopDisk) -> Result<(), TestCaseError> {
     let image = layers.into_iter().fold(ImageBuilder::new(), ImageBuilder::layer).build();
     let folder = tempfile::tempdir().expect("there is room");
+    let on_disk = tempfile::tempdir_in(disk.path()).expect("there is room");
     let folder = folder.path();
     let store = store(folder, &image).await;
-    let overlay =
-        |name: &str| Overlay::open(&folder.join(name), Durability::Fast).expect("overlayfs works here");
-    let ways: [(&str, Arc<dyn Snapshotter>); 3] = [
-        (
-            "copies, one by one",
-            Arc::new(Native::open(&folder.join("native"), Durability::Fast).expect("it opens")),
-        ),
+    let fast = Durability::Fast;
+    let overlay = |name: &str| Overlay::open(&folder.join(name), fast).expect("overlayfs works here");
+    let erofs = |name: &str, form| {
+        let options = ErofsOptions::default().form(form);
+        Erofs::open_with(&folder.join(name), fast, options).expect("EROFS works here")
+    };
+    let ways: [(&str, Arc<dyn Snapshotter>); 6] = [
+        ("copies, one by one", Arc::new(Native::open(&folder.join("native"), fast).expect("it opens"))),
         ("overlays, all at once", Arc::new(overlay("at-once"))),
         (ON_MOUNTS, Arc::new(OneByOne(overlay("one-by-one")))),
+        ("images, merged", Arc::new(erofs("merged", Form::Merged))),
+        ("images, stacked", Arc::new(erofs("stacked", Form::Stacked))),
+        ("subvolumes", Arc::new(Btrfs::open(on_disk.path(), fast).expect("it is a btrfs"))),
     ];
     let mut first: Option<Result<Tree, String>> = None;
     for (way, snapshotter) in ways {
@@ -160,20 +169,21 @@ fn config() -> ProptestConfig {
     ProptestConfig { cases, ..default }
 }
 
-proptest! {
-    #![proptest_config(config())]
-    #[test]
-    fn random_layers_are_the_same_tree_in_all_ways(
-        layers in proptest::collection::vec(proptest::collection::vec(entry(), 0..6), 1..6)
-    ) {
-        let layers: Vec<_> = layers.iter().enumerate().map(|(number, entries)| layer(entries, number)).collect();
-        let runtime = tokio::runtime::Runtime::new().expect("threads can be started");
-        runtime.block_on(is_the_same(layers))?;
-    }
+#[test]
+fn random_layers_are_the_same_tree_in_all_ways() {
+    let runtime = tokio::runtime::Runtime::new().expect("threads can be started");
+    let disk = LoopDisk::btrfs(512 << 20);
+    let layers = proptest::collection::vec(proptest::collection::vec(entry(), 0..6), 1..6);
+    let tested = TestRunner::new(config()).run(&layers, |layers| {
+        let layers = layers.iter().enumerate().map(|(number, entries)| layer(entries, number));
+        runtime.block_on(is_the_same(layers.collect(), &disk))
+    });
+    tested.unwrap_or_else(|failed| panic!("{failed}"));
 }
 
 #[tokio::test]
 async fn what_random_layers_have_found_stays_the_same_tree() {
+    let disk = LoopDisk::btrfs(512 << 20);
     let root = || Layer::new().dir("./", 0o755);
     let link = || root().symlink("link", "b").dir("b", 0o750).file("b/a", 0o640, b"lower");
     for layers in [
@@ -194,7 +204,32 @@ async fn what_random_layers_have_found_stays_the_same_tree() {
             root().file("a", 0o644, b"").dir("new", 0o700).file("new/old", 0o600, b""),
             root().hardlink("new", "a").file("new/inner", 0o600, b""),
         ],
+        // A lower link that leads through links of several layers.
+        vec![root().symlink("a", "/link/a"), root().symlink("link", "/a").file("link/a", 0o600, b"")],
+        // A hard link to nothing that is replaced by what is no file.
+        vec![root(), root().hardlink("c", "a").fifo("c", 0o600)],
+        // A hard link to a link below, gone through like a folder; and a link that such a link leads to.
+        vec![link(), root().hardlink("other", "link"), root().file("other/new", 0o600, b"")],
+        vec![link(), root().hardlink("other", "link").file("other/new", 0o600, b"")],
+        vec![root().symlink("a", "link"), link(), root().file("a/new", 0o600, b"").whiteout("a/a")],
+        // Links that step back, out of links of their own layer and of those below.
+        vec![link(), root().dir("c", 0o700).symlink("c/up", "../link/../new").file("c/up/a", 0o600, b"")],
+        vec![
+            root().dir("a", 0o700).dir("a/deep", 0o700).symlink("link", "a/deep"),
+            root().symlink("b", "link/../beside").file("b/new", 0o600, b""),
+        ],
+        vec![
+            root().dir("a", 0o700).dir("a/deep", 0o700).symlink("link", "/a/deep").symlink("b", "link/.."),
+            root().file("b/new", 0o600, b"").whiteout("b/deep"),
+        ],
+        // Layers that all need those below at hand.
+        vec![
+            link(),
+            root().symlink("c", "link").file("link/c", 0o600, b""),
+            root().file("c/new", 0o600, b"").whiteout("c/a"),
+            root().hardlink("a", "c/new").file("c/b/a", 0o600, b""),
+        ],
     ] {
-        is_the_same(layers).await.expect("all ways agree");
+        is_the_same(layers, &disk).await.expect("all ways agree");
     }
 }

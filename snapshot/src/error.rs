@@ -50,6 +50,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A layer took for a folder what is a symbolic link below. It is to be written anew, with those below it at hand.
+    #[error("snapshot {key:?} has entries in {}, which is a symbolic link below", path.display())]
+    LinkBelow {
+        /// The active snapshot.
+        key: String,
+        /// The link.
+        path: PathBuf,
+    },
+
     /// A mount failed.
     #[error("cannot mount {fstype} on {}", target.display())]
     Mount {

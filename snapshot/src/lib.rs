@@ -53,5 +53,5 @@ pub use native::Native;
 pub use overlay::{Overlay, OverlayOptions};
 pub use probe::{Refused, Snapshotters};
 pub use snapshotter::{
-    Capabilities, Commit, Durability, Info, Kind, Snapshotter, Usage, Whiteouts, usage_with_parents,
+    Capabilities, Commit, Durability, Info, Kind, Snapshotter, Supposed, Usage, Whiteouts, usage_with_parents,
 };

@@ -103,7 +103,7 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
     /// [`Error::NotFound`](crate::Error::NotFound) if a key or a parent is missing,
     /// [`Error::NotActive`](crate::Error::NotActive) if the key is a view or committed,
     /// [`Error::Unsupported`](crate::Error::Unsupported) if a parent is given that the key was not prepared on, without
-    /// [`Capabilities::rebase`].
+    /// [`Capabilities::rebase`], and [`Error::LinkBelow`](crate::Error::LinkBelow) where [`Commit::supposed`] says so.
     fn commit(&self, commits: &[Commit<'_>]) -> Result<()>;
 
     /// Writes to the disk what a commit would write first, so that the commit waits less: nothing with [`Durability::Fast`], and nothing
@@ -220,6 +220,32 @@ pub struct Commit<'a> {
     /// The committed snapshot (or one committed earlier in the same call) below it. `None` keeps the one
     /// that it was prepared on.
     pub parent: Option<&'a str>,
+    /// What its image, if it is one, supposes of the snapshots below. `None` if it does not depend on them.
+    pub supposed: Option<&'a Supposed>,
+}
+
+impl<'a> Commit<'a> {
+    /// A snapshot that supposes nothing of those below.
+    pub fn new(key: &'a str, name: &'a str, parent: Option<&'a str>) -> Self {
+        Self { key, name, parent, supposed: None }
+    }
+
+    /// Sets what its image supposes of the snapshots below.
+    #[must_use]
+    pub fn supposing(self, supposed: &'a Supposed) -> Self {
+        Self { supposed: Some(supposed), ..self }
+    }
+}
+
+/// What a layer was taken to mean when it became an image, without those below it at hand. A commit looks whether it is so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Supposed {
+    /// Paths that are no symbolic links below. Where one is, the commit answers [`Error::LinkBelow`](crate::Error::LinkBelow).
+    pub folders: Vec<PathBuf>,
+    /// Paths of hard links, each with its target, which is below, and no folder. Else the commit fails.
+    pub files: Vec<(PathBuf, PathBuf)>,
+    /// The first entry that cannot be if `folders` are none, and why: then the commit fails. Nothing after it is in the image.
+    pub refused: Option<(PathBuf, String)>,
 }
 
 /// When a commit is on the disk.

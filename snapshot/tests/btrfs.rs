@@ -106,8 +106,7 @@ fn a_subvolume_that_a_container_made_is_not_lost_in_silence() {
     })
     .expect("it mounts");
 
-    let err =
-        driver.commit(&[Commit { key: "key", name: "name", parent: None }]).expect_err("it would be lost");
+    let err = driver.commit(&[Commit::new("key", "name", None)]).expect_err("it would be lost");
     driver.remove("key").expect("nothing is on top of it");
 
     let source = std::error::Error::source(&err).expect("there is a reason").to_string();

@@ -9,7 +9,7 @@ type Open = fn(&Path) -> Arc<dyn Snapshotter>;
 fn commit(driver: &dyn Snapshotter, name: &str, parent: Option<&str>, file: &str) {
     let mounts = driver.prepare("new", parent).expect("the parent is there");
     mounted(&mounts, |tree| fs::write(tree.join(file), file).expect("it is writable"));
-    driver.commit(&[Commit { key: "new", name, parent: None }]).expect("it was prepared");
+    driver.commit(&[Commit::new("new", name, None)]).expect("it was prepared");
 }
 
 fn mounted<T>(mounts: &[Mount], look: impl FnOnce(&Path) -> T) -> T {

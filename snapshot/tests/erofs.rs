@@ -35,7 +35,7 @@ fn the_erofs_driver_passes_the_suite_with_stacked_layers() {
 fn layer(driver: &Erofs, name: &str, parent: Option<&str>, work: impl FnOnce(&Path)) {
     let mounts = driver.prepare("new", parent).expect("the parent is there");
     temp_mount(&mounts, work).expect("it can be mounted");
-    driver.commit(&[Commit { key: "new", name, parent: None }]).expect("it is active");
+    driver.commit(&[Commit::new("new", name, None)]).expect("it is active");
 }
 
 fn shown(driver: &Erofs, name: &str) -> Tree {

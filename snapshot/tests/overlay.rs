@@ -49,7 +49,7 @@ fn a_thousand_layers_are_one_tree() {
         .iter()
         .zip(&names)
         .zip(parents)
-        .map(|((key, name), parent)| Commit { key, name, parent })
+        .map(|((key, name), parent)| Commit::new(key, name, parent))
         .collect();
 
     driver.commit(&commits).expect("each is on one that is committed before it");
@@ -97,7 +97,7 @@ fn a_deep_snapshot_whose_second_tree_is_lost_is_made_whole_again() {
     };
     let commit = |name: usize| {
         let (key, parent) = (prepared(name), name.checked_sub(1).map(|parent| parent.to_string()));
-        driver.commit(&[Commit { key: &key, name: &name.to_string(), parent: parent.as_deref() }])
+        driver.commit(&[Commit::new(&key, &name.to_string(), parent.as_deref())])
     };
     (0..260).for_each(|name| commit(name).expect("it is active"));
     let snapshots = bench.root().join("snapshots");
@@ -128,12 +128,12 @@ fn what_is_volatile_is_mounted_once_and_can_be_committed() {
     options.volatile = true;
     let driver = Overlay::open_with(root.path(), Durability::Safe, options).expect("an empty root");
     driver.prepare("low-key", None).expect("a free key");
-    driver.commit(&[Commit { key: "low-key", name: "low", parent: None }]).expect("it is active");
+    driver.commit(&[Commit::new("low-key", "low", None)]).expect("it is active");
     let mounts = driver.prepare("key", Some("low")).expect("a committed parent");
 
     temp_mount(&mounts, |tree| fs::write(tree.join("file"), "text").expect("written")).expect("it mounts");
     let again = temp_mount(&mounts, |_| ()).expect_err("nobody knows whether all is there");
-    driver.commit(&[Commit { key: "key", name: "high", parent: None }]).expect("it is active");
+    driver.commit(&[Commit::new("key", "high", None)]).expect("it is active");
 
     assert!(matches!(again, Error::Mount { .. }), "{again:?}");
     let source = std::error::Error::source(&again).expect("there is a reason").to_string();

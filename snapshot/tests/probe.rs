@@ -16,7 +16,7 @@ fn on_an_overlay<T>(work: impl FnOnce(&Path) -> T) -> T {
     let dir = tempfile::tempdir().expect("a folder");
     let driver = Overlay::open(dir.path(), Durability::Fast).expect("it is not on an overlay");
     driver.prepare("low", None).expect("a free key");
-    let commit = Commit { key: "low", name: "low", parent: None };
+    let commit = Commit::new("low", "low", None);
     driver.commit(&[commit]).expect("it is active");
     let mounts: Vec<Mount> = driver.prepare("key", Some("low")).expect("a committed parent");
     temp_mount(&mounts, work).expect("it mounts")

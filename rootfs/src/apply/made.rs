@@ -1,7 +1,7 @@
 //! What a layer has made so far, folder by folder. Paths in here are real ones: no links are in them.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     ffi::{OsStr, OsString},
     path::PathBuf,
 };
@@ -21,7 +21,7 @@ pub(super) struct Made {
     /// All hard links whose targets are in a layer below, whatever has become of them: name and target.
     pub(super) links: Vec<(PathBuf, PathBuf)>,
     /// Lower files that were gone through like folders, where a hard link is to be made to them.
-    pub(super) through: Vec<PathBuf>,
+    pub(super) through: BTreeSet<PathBuf>,
 }
 
 /// One folder, and what the layer made in it.
@@ -105,7 +105,7 @@ impl Made {
     /// Nothing but the root is known.
     pub(super) fn new(gives: Gives) -> Self {
         let folders = vec![Folder::found(ROOT, OsStr::new(""), gives)];
-        Self { folders, links: Vec::new(), through: Vec::new() }
+        Self { folders, links: Vec::new(), through: BTreeSet::new() }
     }
 
     pub(super) fn at(&self, id: Id) -> &Folder {
@@ -172,6 +172,11 @@ impl Made {
     /// Where a folder is, relative to the root.
     pub(super) fn path(&self, id: Id) -> PathBuf {
         self.line(id).into_iter().map(|id| &self.folders[id].name).collect()
+    }
+
+    /// Whether anything must be no link in the layers below.
+    pub(super) fn has_guesses(&self) -> bool {
+        !self.through.is_empty() || self.folders.iter().any(|folder| folder.guessed)
     }
 
     /// What must be no link in the layers below, in order.

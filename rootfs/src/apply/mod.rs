@@ -123,6 +123,8 @@ pub struct Pending {
     pub(crate) targets: Vec<(PathBuf, PathBuf)>,
     /// What was taken for folders. Where a layer below has a link, the layer is to be applied again.
     pub(crate) guesses: Vec<PathBuf>,
+    /// The first entry that cannot be if what was guessed is so, and why. Nothing after it was applied.
+    pub(crate) refused: Option<(PathBuf, String)>,
     /// Whiteouts that were written.
     pub(crate) hidden: Vec<PathBuf>,
     /// The attribute that makes a folder opaque.
@@ -140,6 +142,7 @@ impl Pending {
             && self.links.is_empty()
             && self.targets.is_empty()
             && self.guesses.is_empty()
+            && self.refused.is_none()
             && self.hidden.is_empty()
             && !self.opaque_root
             && !self.undeclared_root
@@ -202,18 +205,24 @@ fn apply_here(
         HashingReader { inner: tar, hasher: Hasher::sha256(), hashed: 0, read: 0, limit: limits.total };
     let mut entries = 0;
     let mut archive = Archive::new(&mut reader, limits);
+    let mut refused = None;
     while let Some(member) = archive.next()? {
         entries += 1;
         let meta = Meta::of(member, limits)?;
         if entries > limits.entries {
             return Err(Error::Limit { entry: meta.path, what: "entries", limit: limits.entries });
         }
-        apply_entry(&mut target, &meta, &mut archive)?;
+        if refused.is_none() {
+            match apply_entry(&mut target, &meta, &mut archive) {
+                Err(Error::Entry { entry, reason }) if target.guesses() => refused = Some((entry, reason)),
+                applied => applied?,
+            }
+        }
     }
     // The DiffID is of all bytes, those after the archive's end included.
     archive.read_to_the_end()?;
     let skipped = target.skipped;
-    let pending = target.finish()?;
+    let pending = Pending { refused, ..target.finish()? };
     Ok(Applied { diff_id: reader.hasher.finish(), entries, skipped, pending })
 }
 

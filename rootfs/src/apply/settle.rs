@@ -48,6 +48,9 @@ pub fn settle(pending: &Pending, root: &OwnedFd, parent_root: Option<&OwnedFd>) 
     {
         return Ok(Settled::Again);
     }
+    if let Some((entry, reason)) = &pending.refused {
+        return Err(refused(entry, reason.clone()));
+    }
     for (path, target) in &pending.targets {
         layer.target(path, target, lower.as_mut())?;
     }

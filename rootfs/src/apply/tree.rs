@@ -90,6 +90,11 @@ impl<'a> Target<'a> {
         Ok(())
     }
 
+    /// Whether what was made supposes anything of links in the layers below.
+    pub(super) fn guesses(&self) -> bool {
+        self.tree.made.has_guesses()
+    }
+
     fn put_file<R: BufRead>(
         &mut self,
         place: &Place,
@@ -258,14 +263,12 @@ impl<'a> Target<'a> {
             return Err(refused(path, "it is a hard link to the root"));
         };
         let nowhere = || refused(path, format!("it is a hard link to {link:?}, which is in no layer below"));
-        let from = match self.there.find(parent(link), &mut self.tree)? {
-            Walked::To(from) => from,
-            // The folder is below, if anywhere. Then it is the same in the layer.
-            Walked::Nowhere { hidden: false } if self.tree.rules.alone() => {
-                self.there.make(parent(link), &mut self.tree)?
-            }
-            Walked::Nowhere { .. } => return Err(nowhere()),
+        let from = match self.tree.rules.alone() {
+            // If it is below, it is the same in the layer.
+            true => self.there.reach(parent(link), &mut self.tree)?,
+            false => self.there.find(parent(link), &mut self.tree)?,
         };
+        let Walked::To(from) = from else { return Err(nowhere()) };
         let known = self.tree.made.at(from.id);
         let is_seen = self.tree.rules.alone() && !self.tree.made.is_hidden_in(from.id);
         let below = self.tree.made.path(from.id).join(target);
@@ -360,10 +363,7 @@ impl<'a> Target<'a> {
     }
 
     fn write_whiteout(&mut self, path: &Path, name: &OsStr) -> Result<()> {
-        if let Walked::Nowhere { hidden: true } = self.here.find(parent(path), &mut self.tree)? {
-            return Ok(());
-        }
-        let place = self.here.make(parent(path), &mut self.tree)?;
+        let Walked::To(place) = self.here.reach(parent(path), &mut self.tree)? else { return Ok(()) };
         let known = self.tree.made.at(place.id);
         if self.tree.made.is_hidden_in(place.id) || known.links.contains_key(name) {
             return Ok(());
@@ -390,9 +390,8 @@ impl<'a> Target<'a> {
 
     /// Hides all that the layers below have in a folder. What this layer has there stays.
     pub(super) fn hide_all_in(&mut self, path: &Path) -> Result<()> {
-        let found = self.here.find(path, &mut self.tree)?;
         if !self.tree.rules.alone() {
-            return match found {
+            return match self.here.find(path, &mut self.tree)? {
                 Walked::To(place) if self.tree.rules.removes => {
                     let again = openat(&*place.handle, ".", FOLDER, Mode::empty());
                     self.clear(again.map_err(at("open", path))?, place.id, path)
@@ -400,10 +399,7 @@ impl<'a> Target<'a> {
                 _ => Ok(()),
             };
         }
-        if let Walked::Nowhere { hidden: true } = found {
-            return Ok(());
-        }
-        let place = self.here.make(path, &mut self.tree)?;
+        let Walked::To(place) = self.here.reach(path, &mut self.tree)? else { return Ok(()) };
         if place.id == ROOT {
             self.tree.made.at_mut(ROOT).hides = Hides::Content;
             return Ok(());

@@ -3,7 +3,7 @@
 //! The kernel never follows a link here, so that neither a layer nor another process can lead a lookup out of the root.
 
 use std::{
-    ffi::{CString, OsStr, OsString},
+    ffi::{OsStr, OsString},
     os::{
         fd::{AsFd, OwnedFd},
         unix::ffi::{OsStrExt, OsStringExt},
@@ -74,10 +74,18 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) enum Walked {
     To(Place),
-    /// There is no such folder. `hidden`: nor does a layer below show one here.
-    Nowhere {
-        hidden: bool,
-    },
+    /// There is no such folder.
+    Nowhere,
+}
+
+/// What a walk makes where a folder is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Makes {
+    Nothing,
+    /// What a layer below may have: not where the layer has something else, or hides what is below.
+    Seen,
+    /// A folder, in the place of anything else.
+    All,
 }
 
 impl Walker {
@@ -99,15 +107,20 @@ impl Walker {
 
     /// The folder of a path, all that is missing of it made. Links lead where they would lead inside the root.
     pub(super) fn make(&mut self, path: &Path, tree: &mut Tree<'_>) -> Result<Place> {
-        match self.walk(path, true, tree)? {
+        match self.walk(path, Makes::All, tree)? {
             Walked::To(place) => Ok(place),
-            Walked::Nowhere { .. } => unreachable!("what is missing was made"),
+            Walked::Nowhere => unreachable!("what is missing was made"),
         }
+    }
+
+    /// The folder of a path, if the layer or one below may have it.
+    pub(super) fn reach(&mut self, path: &Path, tree: &mut Tree<'_>) -> Result<Walked> {
+        self.walk(path, Makes::Seen, tree)
     }
 
     /// The folder of a path, if it is there.
     pub(super) fn find(&mut self, path: &Path, tree: &mut Tree<'_>) -> Result<Walked> {
-        self.walk(path, false, tree)
+        self.walk(path, Makes::Nothing, tree)
     }
 
     /// A folder that is known.
@@ -125,7 +138,7 @@ impl Walker {
         self.place(line.len(), tree)
     }
 
-    fn walk(&mut self, path: &Path, makes: bool, tree: &mut Tree<'_>) -> Result<Walked> {
+    fn walk(&mut self, path: &Path, makes: Makes, tree: &mut Tree<'_>) -> Result<Walked> {
         let mut index = 0;
         let mut names = path.iter();
         let mut rest = names.clone();
@@ -165,42 +178,45 @@ impl Walker {
             let mut taken = errno != Errno::NOENT;
             let link = match errno {
                 Errno::NOENT => tree.lower_link(&above, &name).map_err(at("look below at", path))?,
-                Errno::NOTDIR | Errno::LOOP => Some(readlinkat(&*above.handle, &name, Vec::new())),
+                Errno::NOTDIR | Errno::LOOP => {
+                    read_link(&above.handle, &name).map_err(at("read the link", path))?
+                }
                 errno => return Err(at("open the folder of", path)(errno)),
             };
-            if let Some(link) = link {
+            if let Some(target) = link {
                 taken = true;
-                match link {
-                    Ok(target) if links < LINKS => {
-                        links += 1;
-                        if detour.as_ref().is_none_or(|detour| rest.len() < detour.rest.len()) {
-                            detour = Some(Detour { above: above.id, name, rest: rest.clone() });
-                        }
-                        let target = OsString::from_vec(target.into_bytes());
-                        if target.as_bytes().starts_with(b"/") {
-                            index = 0;
-                        }
-                        rest.extend(names_of(Path::new(&target)).into_iter().rev());
-                        continue;
+                if links < LINKS {
+                    links += 1;
+                    if detour.as_ref().is_none_or(|detour| rest.len() < detour.rest.len()) {
+                        detour = Some(Detour { above: above.id, name, rest: rest.clone() });
                     }
-                    // A circle: the link that led into it is no folder.
-                    Ok(_) => {
-                        let entrance = detour.take().expect("a link was followed");
-                        above = self.open(entrance.above, tree)?;
-                        index = self.steps.len() - 1;
-                        (name, rest) = (entrance.name, entrance.rest);
+                    if target.as_bytes().starts_with(b"/") {
+                        index = 0;
                     }
-                    // No link, and no folder.
-                    Err(Errno::INVAL | Errno::NOENT) => {}
-                    Err(errno) => return Err(at("read the link", path)(errno)),
+                    rest.extend(names_of(Path::new(&target)).into_iter().rev());
+                    continue;
                 }
+                // A circle: the link that led into it is no folder.
+                let entrance = detour.take().expect("a link was followed");
+                above = self.open(entrance.above, tree)?;
+                index = self.steps.len() - 1;
+                (name, rest) = (entrance.name, entrance.rest);
             }
-            if !makes {
-                // What is there and no folder hides what is below, like a link that is made later.
-                let hidden = taken
-                    || tree.made.is_hidden_in(above.id)
-                    || tree.made.at(above.id).links.contains_key(&name);
-                return Ok(Walked::Nowhere { hidden });
+            let later = tree.made.at(above.id).links.get(&name).cloned();
+            taken |= later.is_some();
+            // Where a layer below may have a folder, one is made; if it stays empty and there is none, it goes again.
+            if let Some(back) = steps_back(&rest)
+                && (taken || !tree.rules.alone())
+            {
+                tree.made.through.extend(later.filter(|_| tree.lower.is_none()));
+                rest.truncate(rest.len() - back);
+                continue;
+            }
+            // What is there and no folder hides what is below, like a link that is made later.
+            let may =
+                makes == Makes::All || makes == Makes::Seen && !taken && !tree.made.is_hidden_in(above.id);
+            if !may {
+                return Ok(Walked::Nowhere);
             }
             let (id, handle) = tree.make_implied(&above, &name, path)?;
             self.push(id, handle);
@@ -244,22 +260,14 @@ impl Tree<'_> {
     }
 
     /// The link that a name is in the layers below, if it is none of the layer and they are at hand.
-    fn lower_link(&self, above: &Place, name: &OsStr) -> Result<Option<Result<CString, Errno>>, Errno> {
+    fn lower_link(&self, above: &Place, name: &OsStr) -> Result<Option<OsString>, Errno> {
         let Some(lower) = self.lower else { return Ok(None) };
         let real = match self.made.at(above.id).links.get(name) {
             Some(target) => target.clone(),
             None if self.made.is_hidden_in(above.id) => return Ok(None),
             None => self.made.path(above.id).join(name),
         };
-        let folder = match open_real(lower, parent(&real)) {
-            Ok(folder) => folder,
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
-            Err(errno) => return Err(errno),
-        };
-        match readlinkat(&folder, real.file_name().expect("a name was added"), Vec::new()) {
-            Err(Errno::INVAL | Errno::NOENT) => Ok(None),
-            link => Ok(Some(link)),
-        }
+        read_lower_link(lower, &real)
     }
 
     /// Makes a folder that the layer does not declare, in the place of anything else. What a layer below, if any, says of it
@@ -347,6 +355,16 @@ pub(super) fn names_of(path: &Path) -> Vec<OsString> {
         .collect()
 }
 
+/// How many names, the last one first, lead into a folder and out of it again. None if they do not.
+pub(super) fn steps_back(rest: &[OsString]) -> Option<usize> {
+    let mut depth = 1_usize;
+    let back = |name: &OsString| {
+        depth = if name == ".." { depth - 1 } else { depth + 1 };
+        depth == 0
+    };
+    rest.iter().rev().position(back).map(|index| index + 1)
+}
+
 /// Opens a folder inside a root whose path has no links. It may be longer than what the kernel takes at once.
 pub(super) fn open_real(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
     let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -361,6 +379,24 @@ pub(super) fn open_real(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
         part.push(name);
     }
     open(folder.as_ref().unwrap_or(root), &part)
+}
+
+/// Where the link at a path points, whose other names are no links; `None` if it is no link.
+pub(super) fn read_lower_link(lower: &OwnedFd, path: &Path) -> Result<Option<OsString>, Errno> {
+    match open_real(lower, parent(path)) {
+        Ok(folder) => read_link(&folder, path.file_name().expect("it has a name")),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Where a link points; `None` if it is no link.
+fn read_link(folder: &OwnedFd, name: &OsStr) -> Result<Option<OsString>, Errno> {
+    match readlinkat(folder, name, Vec::new()) {
+        Ok(target) => Ok(Some(OsString::from_vec(target.into_bytes()))),
+        Err(Errno::INVAL | Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// As a path, for reading what is not a folder.

@@ -50,7 +50,7 @@ async fn one(
     let name = layer.chain.clone();
     let key = unpacker
         .blocking(move |snapshotter| {
-            snapshotter.commit(&[Commit { key: &key, name: &name, parent: None }])?;
+            snapshotter.commit(&[Commit::new(&key, &name, None)])?;
             // Nobody else looks for the snapshot before it is there, even if nobody waits for this any more.
             drop(lock);
             Ok(key)

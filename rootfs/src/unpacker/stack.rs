@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use futures::future::{try_join, try_join_all};
 use tokio::sync::{Semaphore, oneshot};
-use windlass_snapshot::{Commit, Mount, Snapshotter, Whiteouts, mount::open_tree};
+use windlass_snapshot::{Commit, Mount, Snapshotter, Supposed, Whiteouts, mount::open_tree};
 
 use super::{
     Layer, Unpacker,
@@ -52,10 +52,11 @@ struct Alone {
     pending: Pending,
 }
 
-/// A layer that has all that it takes from those below it.
+/// A layer that is to be committed. As a folder, it has all that it takes from those below it; as an image, it gets that then.
 struct Ready<'a> {
     layer: &'a Layer,
     key: String,
+    supposed: Supposed,
     lock: ChainLock,
 }
 
@@ -154,22 +155,30 @@ impl<'a> Stack<'a> {
 
     /// Gives a layer what it takes from those below.
     async fn put(&mut self, layer: &'a Layer, mut applied: Alone, lock: ChainLock) -> Result<()> {
-        if self.ready.len() >= self.unpacker.snapshotter.capabilities().stacked {
+        let capabilities = self.unpacker.snapshotter.capabilities();
+        if self.ready.len() >= capabilities.stacked {
             self.commit().await?;
         }
-        if !applied.pending.is_empty() {
+        if !capabilities.images && !applied.pending.is_empty() {
             let below = self.below().await?;
             if self.settle(layer, &mut applied, below.clone()).await? == Settled::Again {
-                let key = unique_key(&layer.chain);
-                self.unpacker.hold(std::slice::from_ref(&key)).await?;
-                let mounts = self.active.prepare(key.clone(), None).await?;
-                applied = alone(self.unpacker, &self.write_back, layer, key, mounts, &below).await?;
+                applied = self.again(layer, &below).await?;
                 let settled = self.settle(layer, &mut applied, below).await?;
                 assert_eq!(settled, Settled::Done, "a layer that knows those below guesses nothing");
             }
         }
-        self.ready.push(Ready { layer, key: applied.key, lock });
+        let Alone { key, pending, .. } = applied;
+        let supposed = supposed(pending);
+        self.ready.push(Ready { layer, key, supposed, lock });
         Ok(())
+    }
+
+    /// Applies a layer anew, with the layers below at hand.
+    async fn again(&self, layer: &Layer, below: &[Mount]) -> Result<Alone> {
+        let key = unique_key(&layer.chain);
+        self.unpacker.hold(std::slice::from_ref(&key)).await?;
+        let mounts = self.active.prepare(key.clone(), None).await?;
+        alone(self.unpacker, &self.write_back, layer, key, mounts, below).await
     }
 
     /// What shows the layers below the next one; nothing for the lowest.
@@ -197,30 +206,57 @@ impl<'a> Stack<'a> {
         self.unpacker.blocking(work).await.map_err(|error| layer.failed(error))
     }
 
-    /// Commits all that is ready, with one sync.
+    /// Commits all that is ready, with one sync unless a layer has to be applied anew.
     async fn commit(&mut self) -> Result<()> {
-        let (mut layers, mut keys, mut locks) = (Vec::new(), Vec::new(), Vec::new());
-        for Ready { layer, key, lock } in self.ready.drain(..) {
-            layers.push(layer);
-            keys.push(key);
-            locks.push(lock);
+        let mut ready = std::mem::take(&mut self.ready);
+        while let Some((mut below, index)) = self.commit_all(ready).await? {
+            ready = below.split_off(index);
+            let refused = self.commit_all(below).await?;
+            assert!(refused.is_none(), "what those below it suppose was found to be so");
+            let shown = self.below().await?;
+            let layer = ready[0].layer;
+            let Alone { key, pending, .. } =
+                self.again(layer, &shown).await.map_err(|error| layer.failed(error))?;
+            ready[0].key = key;
+            ready[0].supposed = supposed(pending);
         }
+        Ok(())
+    }
+
+    /// Commits layers with one sync, all or none. Gives them back if one has taken a link below for a folder, and says which one.
+    async fn commit_all(&mut self, ready: Vec<Ready<'a>>) -> Result<Option<(Vec<Ready<'a>>, usize)>> {
+        let layers: Vec<_> = ready.iter().map(|ready| ready.layer).collect();
+        let Some(top) = layers.last() else { return Ok(None) };
         let names: Vec<_> = layers.iter().map(|layer| layer.chain.clone()).collect();
-        let Some(top) = names.last() else { return Ok(()) };
-        let base = self.base.replace(top.clone());
+        let made: Vec<_> = ready.into_iter().map(|ready| (ready.key, ready.supposed, ready.lock)).collect();
+        let base = self.base.clone();
         let work = move |snapshotter: &dyn Snapshotter| {
             let below = std::iter::once(base.as_deref()).chain(names.iter().map(|name| Some(name.as_str())));
-            let steps = keys.iter().zip(&names).zip(below);
-            let steps: Vec<_> = steps.map(|((key, name), parent)| Commit { key, name, parent }).collect();
-            snapshotter.commit(&steps)?;
-            // Nobody else looks for the snapshots before they are there, even if nobody waits for this any more.
-            drop(locks);
-            Ok(keys)
+            let steps = made.iter().zip(&names).zip(below);
+            let steps: Vec<_> = steps
+                .map(|(((key, supposed, _), name), parent)| {
+                    Commit::new(key, name, parent).supposing(supposed)
+                })
+                .collect();
+            let refused = match snapshotter.commit(&steps) {
+                Ok(()) => None,
+                Err(windlass_snapshot::Error::LinkBelow { key, .. }) => {
+                    Some(made.iter().position(|(made, ..)| *made == key).expect("it is one of them"))
+                }
+                Err(error) => return Err(error.into()),
+            };
+            // Nobody else looks for the snapshots before they are there, even if nobody waits for this any more: they have the locks.
+            Ok((made, refused))
         };
-        let keys = self.unpacker.blocking(work).await?;
-        self.active.committed(&keys);
+        let (made, refused) = self.unpacker.blocking(work).await?;
+        if let Some(index) = refused {
+            let ready = |(layer, (key, supposed, lock))| Ready { layer, key, supposed, lock };
+            return Ok(Some((layers.into_iter().zip(made).map(ready).collect(), index)));
+        }
+        self.base = Some(top.chain.clone());
+        self.active.committed(&made.into_iter().map(|(key, ..)| key).collect::<Vec<_>>());
         layers.into_iter().for_each(|layer| self.unpacker.done(layer, false));
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -240,6 +276,11 @@ async fn alone(
     };
     let pending = unpacker.apply(layer, &mounts, below, whiteouts, write_back).await?.pending;
     Ok(Alone { key, mounts, pending })
+}
+
+/// What an image supposes of the layers below.
+fn supposed(Pending { guesses, targets, refused, .. }: Pending) -> Supposed {
+    Supposed { folders: guesses, files: targets, refused }
 }
 
 fn chains(layers: &[Layer]) -> Vec<String> {

@@ -157,7 +157,7 @@ fn the_layer_of_a_snapshot_makes_its_tree_again_on_each_driver_for_every_fixture
                 );
                 assert_eq!(driver.stat("a view").expect("it can be asked"), None, "it is removed again");
                 let committed = format!("{name} committed {nth}");
-                let commit = Commit { key: &key, name: &committed, parent: parent.as_deref() };
+                let commit = Commit::new(&key, &committed, parent.as_deref());
                 driver.commit(&[commit]).expect(&key);
                 parent = Some(committed);
             }
@@ -185,7 +185,7 @@ fn a_snapshot_in_which_nothing_was_changed_has_a_layer_without_entries() {
             open_tree(&driver.prepare("base", None).expect("it is new")).expect("it can be mounted");
         let layer = Layer::new().dir("./", 0o711).owner(1, 2).mtime(3).file("file", 0o644, b"");
         apply::apply(&layer.tar()[..], &mounted, &Default::default()).expect("it can be applied");
-        driver.commit(&[Commit { key: "base", name: "committed", parent: None }]).expect("it is there");
+        driver.commit(&[Commit::new("base", "committed", None)]).expect("it is there");
         driver.prepare("key", Some("committed")).expect("it is new");
 
         let diffed = diff::snapshot(&**driver, "key", "view", Vec::new(), &Options::default());
@@ -198,7 +198,7 @@ fn a_snapshot_in_which_nothing_was_changed_has_a_layer_without_entries() {
 fn only_active_snapshots_have_changes() {
     for driver in &Drivers::new().all {
         driver.prepare("key", None).expect("it is new");
-        driver.commit(&[Commit { key: "key", name: "committed", parent: None }]).expect("it is there");
+        driver.commit(&[Commit::new("key", "committed", None)]).expect("it is there");
 
         let of = |key| diff::snapshot(&**driver, key, "view", Vec::new(), &Options::default());
 

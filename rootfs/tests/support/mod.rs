@@ -164,7 +164,7 @@ pub(crate) fn images(layers: &[Layer], form: Form) -> Result<Tree, Error> {
     }
     let parents = std::iter::once(None).chain(names.iter().map(|name| Some(name.as_str())));
     let steps = keys.iter().zip(&names).zip(parents);
-    let steps: Vec<_> = steps.map(|((key, name), parent)| Commit { key, name, parent }).collect();
+    let steps: Vec<_> = steps.map(|((key, name), parent)| Commit::new(key, name, parent)).collect();
     driver.commit(&steps)?;
     let target = place.root();
     let mounts = driver.view("view", names.last().map(String::as_str))?;

@@ -10,7 +10,8 @@ use std::{
 
 use super::{Image, Options, folder, layers::Layers, probe, read::Opened};
 use crate::{
-    Capabilities, Commit, Durability, Error, Info, Kind, Mount, Result, Snapshotter, Usage, Whiteouts,
+    Capabilities, Commit, Durability, Error, Info, Kind, Mount, Result, Snapshotter, Supposed, Usage,
+    Whiteouts,
     folders::{Files, Folders, io, mkdir},
     metadata::Row,
     mount::images,
@@ -214,8 +215,12 @@ impl Erofs {
             let there = metadata.find(commit.name)?.filter(|there| self.folders.is_whole(there));
             let layer = self.folders.folder(row.id).join(LAYER);
             if layer.exists() {
-                if row.parent.is_none() {
-                    below.settle(&layer, &images)?;
+                let nothing = Supposed::default();
+                let supposed = commit.supposed.unwrap_or(&nothing);
+                if row.parent.is_none()
+                    && let Some(path) = below.settle(&layer, &images, supposed)?
+                {
+                    return Err(Error::LinkBelow { key: commit.key.to_owned(), path: path.to_owned() });
                 }
             } else {
                 made.push(layer.clone());

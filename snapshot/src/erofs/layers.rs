@@ -15,7 +15,7 @@ use super::{
     read::Opened,
     settle::Refused,
 };
-use crate::{Error, Result, folders::io};
+use crate::{Error, Result, Supposed, folders::io};
 
 /// How much of a layer is read at once, in bytes.
 const BUFFER: usize = 128 << 10;
@@ -92,23 +92,39 @@ impl Layers {
     }
 
     /// Gives a layer, which an applier wrote, what it takes from those below it, which become these layers if anybody asks.
-    pub(super) fn settle(&mut self, path: &Path, below: &[PathBuf]) -> Result<()> {
+    /// Gives the path that the layer took for a folder and that is a link, if there is one: then the layer is as it was.
+    pub(super) fn settle<'a>(
+        &mut self,
+        path: &Path,
+        below: &[PathBuf],
+        supposed: &'a Supposed,
+    ) -> Result<Option<&'a Path>> {
         let opened = Opened::open(path)?;
         let mut tree = opened.tree(path)?;
-        if tree.is_settled() {
-            return Ok(());
+        let is_settled = tree.is_settled();
+        if is_settled && *supposed == Supposed::default() {
+            return Ok(None);
         }
         self.set(below.to_vec())?;
-        tree.settle(self.tree()).map_err(|Refused { entry, reason }| {
+        if let Some(link) = self.tree().and_then(|lower| lower.link_among(&supposed.folders)) {
+            return Ok(Some(link));
+        }
+        if let Some((entry, reason)) = &supposed.refused {
+            return Err(image(path, format!("entry {entry:?} is refused: {reason}")));
+        }
+        tree.settle(self.tree(), &supposed.files).map_err(|Refused { entry, reason }| {
             image(path, format!("entry {:?} is refused: {reason}", String::from_utf8_lossy(&entry)))
         })?;
+        if is_settled {
+            return Ok(None);
+        }
         let failed = |source| io("write", path, source);
         let file = File::options().read(true).write(true).open(path).map_err(failed)?;
         let mut writer = Writer::behind_data(file, opened.header.meta_block).map_err(failed)?;
         self.take_in(&mut tree, &mut writer, path)?;
         let options = Options::default().uuid(opened.header.uuid).time(opened.header.build_time);
         writer.finish(&mut tree, &options).map_err(|error| data(error, path))?;
-        Ok(())
+        Ok(None)
     }
 
     /// Copies all data that is on a layer into an image.

@@ -192,7 +192,7 @@ impl Source<'_> {
             }
         };
         let content = match raw.mode & KIND {
-            0o040_000 => Content::Folder { first: u32::MAX, parent: 0 },
+            0o040_000 => Content::Folder { first: u32::MAX, parent: 0, entry: u32::MAX },
             0o120_000 => {
                 let target = self.content(&raw, after)?;
                 tree.symlink(&target).map_err(Damage)?

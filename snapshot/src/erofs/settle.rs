@@ -2,10 +2,14 @@
 //!
 //! Whoever writes the layer leaves marks in its tree: attributes that no layer can bring, since `trusted.` is refused from layers.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
 
 use super::{
-    paths::{Resolved, names_of, split},
+    paths::{names_of, split},
     tree::{Kind, Meta, Node, OPAQUE, Tree},
 };
 
@@ -65,38 +69,57 @@ impl Tree {
         !root && marks.implied.is_empty() && marks.links.is_empty() && marks.whiteouts.is_empty()
     }
 
+    /// The first path that was taken for a folder, and is a link.
+    pub(super) fn link_among<'a>(&self, folders: &'a [PathBuf]) -> Option<&'a Path> {
+        let is_link = |path: &&PathBuf| {
+            let there = self.at(path.as_os_str().as_bytes());
+            there.is_some_and(|there| self.target(there).is_some())
+        };
+        folders.iter().find(is_link).map(PathBuf::as_path)
+    }
+
     /// Gives a layer what it takes from below, and takes the marks away. `lower` is the merged tree of the layers below; `None`
-    /// for the lowest layer. Files that were copied from there keep the place of their data.
+    /// for the lowest layer. `targets` are hard links to what is there, those that the layer has replaced itself, too. Files that were
+    /// copied from there keep the place of their data.
     ///
     /// # Errors
     ///
     /// The entry that cannot be.
-    pub(super) fn settle(&mut self, lower: Option<&Self>) -> Result<(), Refused> {
+    pub(super) fn settle(
+        &mut self,
+        lower: Option<&Self>,
+        targets: &[(PathBuf, PathBuf)],
+    ) -> Result<(), Refused> {
         let marks = Marks::of(self);
         let opaque_root = self.marked(self.root(), OPAQUE).is_some();
+        for (path, target) in targets {
+            let (path, target) = (path.as_os_str().as_bytes(), target.as_os_str().as_bytes());
+            target_of(path, target, lower)?;
+        }
+        let mut copies = HashMap::new();
+        for (path, target) in &marks.links {
+            self.settle_link(path, target, lower, &mut copies)?;
+        }
         if let Some(lower) = lower
             && opaque_root
         {
             self.hide_all(lower)?;
-        }
-        let mut copies = HashMap::new();
-        for (path, target) in &marks.links {
-            self.settle_link(path, target, lower, opaque_root, &mut copies)?;
         }
         for path in &marks.whiteouts {
             self.settle_whiteout(path, lower);
         }
         // Inner ones first.
         for path in marks.implied.iter().rev() {
-            self.settle_folder(path, lower)?;
+            self.settle_folder(path, lower);
         }
         let undeclared_root = self.marked(self.root(), IMPLIED).is_some();
         self.mark(self.root(), IMPLIED, None);
         self.mark(self.root(), OPAQUE, None);
-        if let Some(lower) = lower
-            && undeclared_root
-        {
-            self.inherit(lower, lower.root(), self.root());
+        if let Some(lower) = lower {
+            self.put_over(lower, &copies, opaque_root)?;
+            if undeclared_root {
+                self.inherit(lower, lower.root(), self.root());
+            }
         }
         Ok(())
     }
@@ -116,24 +139,15 @@ impl Tree {
         Ok(())
     }
 
-    /// Makes a hard link to a file of the layers below: a copy of it, which is also put over it.
+    /// Makes a hard link to a file of the layers below: a copy of it.
     fn settle_link(
         &mut self,
         path: &[u8],
         target: &[u8],
         lower: Option<&Self>,
-        opaque_root: bool,
         copies: &mut HashMap<Node, Node>,
     ) -> Result<(), Refused> {
-        let shown = String::from_utf8_lossy(target);
-        let nowhere = || refused(path, format!("it is a hard link to {shown:?}, which is in no layer below"));
-        let lower = lower.ok_or_else(nowhere)?;
-        let (above, target_name) = split(target);
-        let above = lower.resolve(above).ok_or_else(nowhere)?;
-        let found = above.folder.and_then(|folder| lower.child(folder, target_name)).ok_or_else(nowhere)?;
-        if lower.is_folder(found) {
-            return Err(refused(path, format!("it is a hard link to the folder {shown:?}")));
-        }
+        let (lower, found) = target_of(path, target, lower)?;
         let (folder, name) = split(path);
         let folder = self.real(names_of(folder)).expect("the link was found there");
         if let Some(copy) = copies.get(&found) {
@@ -141,11 +155,35 @@ impl Tree {
         }
         let copy = self.copy(lower, found, (folder, name), 0).map_err(|reason| refused(path, reason))?;
         copies.insert(found, copy);
-        if let Some(over) = self.folder_like_below(lower, &above.real, opaque_root, path)?
-            // Else the layer has something else there, which came later.
-            && self.child(over, target_name).is_none()
-        {
-            self.link(over, target_name, copy).map_err(|reason| refused(path, reason))?;
+        Ok(())
+    }
+
+    /// Links the copies of lower files to all names of these that the layer shows.
+    fn put_over(
+        &mut self,
+        lower: &Self,
+        copies: &HashMap<Node, Node>,
+        opaque_root: bool,
+    ) -> Result<(), Refused> {
+        if copies.is_empty() {
+            return Ok(());
+        }
+        let mut open = vec![lower.root()];
+        while let Some(folder) = open.pop() {
+            for (name, child) in lower.children(folder) {
+                if lower.is_folder(child) {
+                    open.push(child);
+                } else if let Some(copy) = copies.get(&child) {
+                    let above = lower.path(folder);
+                    let above: Vec<_> = names_of(&above).map(<[u8]>::to_vec).collect();
+                    if let Some(over) = self.folder_like_below(lower, &above, opaque_root, name)?
+                        // Else the layer has something else there, which came later.
+                        && self.child(over, name).is_none()
+                    {
+                        self.link(over, name, *copy).map_err(|reason| refused(name, reason))?;
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -192,42 +230,21 @@ impl Tree {
     /// Overlayfs lists a whiteout in a folder that it does not merge: where it hides nothing, it is taken away.
     fn settle_whiteout(&mut self, path: &[u8], lower: Option<&Self>) {
         let (above, name) = split(path);
-        let hides = lower.is_some_and(|lower| {
-            let folder = lower.resolve(above).and_then(|above| above.folder);
-            folder.is_some_and(|folder| lower.child(folder, name).is_some())
-        });
-        if let Some(folder) = self.real(names_of(above)).filter(|_| !hides) {
+        if let Some(folder) = self.real(names_of(above))
+            && lower.is_none_or(|lower| lower.at(path).is_none())
+        {
             self.remove(folder, name);
         }
     }
 
     /// Gives a folder that the layer does not declare what the layers below say of it.
-    fn settle_folder(&mut self, path: &[u8], lower: Option<&Self>) -> Result<(), Refused> {
-        // The folder above may have moved with an earlier one; then this one moved with it.
-        let Some(made) = self.real(names_of(path)) else { return Ok(()) };
+    fn settle_folder(&mut self, path: &[u8], lower: Option<&Self>) {
+        let made = self.real(names_of(path)).expect("only those in it have gone");
         self.mark(made, IMPLIED, None);
-        let (above, name) = split(path);
-        let found = lower.and_then(|lower| {
-            let folder = lower.resolve(above)?.folder?;
-            Some((lower, lower.child(folder, name)?))
-        });
-        match found {
-            Some((lower, below)) if lower.is_folder(below) => {
-                self.inherit(lower, below, made);
-                Ok(())
-            }
-            Some((lower, below)) if lower.target(below).is_some() => match lower.resolve(path) {
-                Some(to) => self.move_to(path, made, &to, lower),
-                // It leads nowhere, and the folder takes its place.
-                None => {
-                    self.remove_if_empty(path, made);
-                    Ok(())
-                }
-            },
-            _ => {
-                self.remove_if_empty(path, made);
-                Ok(())
-            }
+        let below = lower.and_then(|lower| Some((lower, lower.real(names_of(path))?)));
+        match below {
+            Some((lower, below)) => self.inherit(lower, below, made),
+            None => self.remove_if_empty(path, made),
         }
     }
 
@@ -241,64 +258,6 @@ impl Tree {
         }
     }
 
-    /// The layer has entries below a path that is a link in the layers below: they belong to where it leads.
-    fn move_to(&mut self, path: &[u8], made: Node, to: &Resolved, lower: &Self) -> Result<(), Refused> {
-        let real = &to.real;
-        let opaque = self.marked(made, OPAQUE).is_some() && to.folder.is_some();
-        if opaque || self.children(made).next().is_some() {
-            let mut place = self.root();
-            for (depth, name) in real.iter().enumerate() {
-                let there = self.child(place, name);
-                place = match there.filter(|there| self.is_folder(*there)) {
-                    Some(inner) => inner,
-                    None => {
-                        let inner = self.make_like_below(lower, place, &real[..=depth], path)?;
-                        if there.is_some() {
-                            self.mark(inner, OPAQUE, Some(b"y"));
-                        }
-                        inner
-                    }
-                };
-            }
-            if opaque {
-                self.mark(place, OPAQUE, Some(b"y"));
-            }
-            self.merge(made, place, path)?;
-        }
-        let (above, name) = split(path);
-        if let Some(folder) = self.real(names_of(above)) {
-            self.remove(folder, name);
-        }
-        Ok(())
-    }
-
-    /// Moves all that is in one folder into another: what is there gives way, folders are merged.
-    fn merge(&mut self, from: Node, to: Node, path: &[u8]) -> Result<(), Refused> {
-        let mut open = vec![(from, to)];
-        while let Some((from, to)) = open.pop() {
-            for (name, node) in self.listed(from) {
-                let there = self.child(to, &name);
-                match there {
-                    Some(there) if self.is_folder(there) && self.is_folder(node) => {
-                        open.push((node, there));
-                        continue;
-                    }
-                    Some(there) if self.is_whiteout(node) => {
-                        if self.is_folder(there) {
-                            self.mark(there, OPAQUE, Some(b"y"));
-                        }
-                        continue;
-                    }
-                    Some(_) if self.is_folder(node) => self.mark(node, OPAQUE, Some(b"y")),
-                    _ => {}
-                }
-                self.link(to, &name, node).map_err(|reason| refused(path, reason))?;
-                self.set_parent(node, to);
-            }
-        }
-        Ok(())
-    }
-
     /// Gives a folder the owner, mode, attributes and times of a lower one. It stays opaque if it is.
     fn inherit(&mut self, lower: &Self, from: Node, to: Node) {
         let opaque = self.marked(to, OPAQUE).is_some();
@@ -308,6 +267,19 @@ impl Tree {
         if opaque {
             self.mark(to, OPAQUE, Some(b"y"));
         }
+    }
+}
+
+/// The lower target of a hard link, and the tree that it is in; an error if it cannot be one.
+fn target_of<'a>(path: &[u8], target: &[u8], lower: Option<&'a Tree>) -> Result<(&'a Tree, Node), Refused> {
+    let shown = String::from_utf8_lossy(target);
+    let found = lower.and_then(|lower| Some((lower, lower.at(target)?)));
+    match found {
+        None => Err(refused(path, format!("it is a hard link to {shown:?}, which is in no layer below"))),
+        Some((lower, found)) if lower.is_folder(found) => {
+            Err(refused(path, format!("it is a hard link to the folder {shown:?}")))
+        }
+        Some(found) => Ok(found),
     }
 }
 

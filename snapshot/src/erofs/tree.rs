@@ -70,10 +70,11 @@ pub(super) struct Inode {
 
 #[derive(Clone, Debug)]
 pub(super) enum Content {
-    /// Its first entry, and the folder that it is in.
+    /// Its first entry, the folder that it is in, and the entry there that names it.
     Folder {
         first: u32,
         parent: u32,
+        entry: u32,
     },
     File {
         size: u64,
@@ -141,7 +142,7 @@ impl Tree {
             nanos: 0,
             mtime: 0,
             xattrs: XattrSet::default(),
-            content: Content::Folder { first: NONE, parent: 0 },
+            content: Content::Folder { first: NONE, parent: 0, entry: NONE },
         };
         Self {
             inodes: vec![root],
@@ -210,7 +211,7 @@ impl Tree {
         let node =
             Node(u32::try_from(self.inodes.len()).ok().filter(|n| *n != NONE).ok_or("there are too many")?);
         let (bits, content) = match kind {
-            Kind::Folder => (0o040_000, Content::Folder { first: NONE, parent: folder.0 }),
+            Kind::Folder => (0o040_000, Content::Folder { first: NONE, parent: folder.0, entry: NONE }),
             Kind::File(size, Data(Place::At { device, block })) => {
                 (0o100_000, Content::Plain { size, device, block })
             }
@@ -259,6 +260,7 @@ impl Tree {
         }
         if let Some(entry) = self.find(folder, name) {
             self.entries[entry as usize].node = node.0;
+            self.set_entry(node, entry);
             return Ok(());
         }
         let entry =
@@ -276,7 +278,14 @@ impl Tree {
         let Self { index, entries, text, hasher, .. } = self;
         let hash = |entry: &u32| hash(hasher, entries[*entry as usize], text);
         index.insert_unique(hash(&entry), entry, hash);
+        self.set_entry(node, entry);
         Ok(())
+    }
+
+    fn set_entry(&mut self, node: Node, named: u32) {
+        if let Content::Folder { entry, .. } = &mut self.inodes[node.0 as usize].content {
+            *entry = named;
+        }
     }
 
     /// Takes a name away. What is below it, if it was a folder, goes with it.
@@ -359,6 +368,20 @@ impl Tree {
             Content::Folder { parent, .. } => Some(Node(parent)),
             _ => None,
         }
+    }
+
+    /// Where a folder is, from the root on; where it was, if it was removed.
+    pub fn path(&self, folder: Node) -> Vec<u8> {
+        let mut names = Vec::new();
+        let mut at = folder;
+        while let Content::Folder { parent, entry, .. } = self.inode(at).content
+            && let Some(entry) = self.entries.get(entry as usize)
+        {
+            names.push(self.name(entry));
+            at = Node(parent);
+        }
+        names.reverse();
+        names.join(&b'/')
     }
 
     /// The names in a folder, in no order of use, and what they name.

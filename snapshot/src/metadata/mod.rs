@@ -426,7 +426,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let metadata = Metadata::open(&dir.path().join("metadata.db")).expect("a database");
         let commit = |key, name, flats: &[Flat]| {
-            let commit = Commit { key, name, parent: None };
+            let commit = Commit::new(key, name, None);
             metadata.commit(&[commit], &[Usage::default()], flats, |_, _| Ok(()))
         };
         let [low, high, flat, stray] = [(); 4].map(|()| metadata.reserve().expect("an id"));

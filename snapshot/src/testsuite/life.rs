@@ -50,7 +50,7 @@ pub fn prepare_and_view_refuse_bad_parents_and_taken_keys(bench: &Bench<'_>) {
             assert!(right, "{key} on {parent}: {err:?}");
         }
     }
-    let commit = |key| bench.driver.commit(&[Commit { key, name: "name", parent: None }]);
+    let commit = |key| bench.driver.commit(&[Commit::new(key, "name", None)]);
     assert!(matches!(commit("view"), Err(Error::NotActive { .. })));
     assert!(matches!(commit("low"), Err(Error::NotActive { .. })));
     assert!(matches!(commit("missing"), Err(Error::NotFound { .. })));
@@ -153,14 +153,14 @@ pub fn several_commits_succeed_or_fail_together(bench: &Bench<'_>) {
     for key in ["a", "b"] {
         bench.driver.prepare(key, None).expect("a free key");
     }
-    let first = Commit { key: "a", name: "A", parent: None };
-    let missing = Commit { key: "missing", name: "M", parent: None };
+    let first = Commit::new("a", "A", None);
+    let missing = Commit::new("missing", "M", None);
 
     let err = bench.driver.commit(&[first, missing]).expect_err("one key is missing");
 
     assert!(matches!(err, Error::NotFound { .. }), "{err:?}");
     assert_eq!(bench.driver.stat("A").expect("stat"), None, "nothing was committed");
-    bench.driver.commit(&[first, Commit { key: "b", name: "B", parent: None }]).expect("both are there");
+    bench.driver.commit(&[first, Commit::new("b", "B", None)]).expect("both are there");
     for name in ["A", "B"] {
         assert_eq!(bench.driver.stat(name).expect("stat").map(|info| info.kind), Some(Kind::Committed));
     }

@@ -183,7 +183,7 @@ impl<'a> Bench<'a> {
     }
 
     fn commit(&self, key: &str, name: &str) {
-        self.driver.commit(&[Commit { key, name, parent: None }]).expect("an active snapshot commits");
+        self.driver.commit(&[Commit::new(key, name, None)]).expect("an active snapshot commits");
     }
 }
 

@@ -40,9 +40,9 @@ pub fn layers_prepared_alone_merge_when_they_are_stacked(bench: &Bench<'_>) {
     let before = bench.driver.stacked(&["high", "middle", "low"], None).expect("all are active");
     bench.mounted(&before, merged);
     let commits = [
-        Commit { key: "low", name: "LOW", parent: None },
-        Commit { key: "middle", name: "MIDDLE", parent: Some("LOW") },
-        Commit { key: "high", name: "HIGH", parent: Some("MIDDLE") },
+        Commit::new("low", "LOW", None),
+        Commit::new("middle", "MIDDLE", Some("LOW")),
+        Commit::new("high", "HIGH", Some("MIDDLE")),
     ];
     bench.driver.commit(&commits).expect("each is on one that is committed before it");
 
@@ -65,7 +65,7 @@ pub fn a_parent_is_given_at_commit_only_with_rebase(bench: &Bench<'_>) {
     bench.layer("other", None, |_| {});
     bench.driver.prepare("alone", None).expect("a free key");
     bench.driver.prepare("child", Some("low")).expect("a committed parent");
-    let commit = |key, parent| bench.driver.commit(&[Commit { key, name: key, parent: Some(parent) }]);
+    let commit = |key, parent| bench.driver.commit(&[Commit::new(key, key, Some(parent))]);
 
     let alone = commit("alone", "low");
 

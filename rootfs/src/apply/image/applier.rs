@@ -1,12 +1,12 @@
 use std::{fs::File, sync::Arc};
 
 use async_trait::async_trait;
-use windlass_snapshot::{Mount, Snapshotter, Whiteouts};
+use windlass_snapshot::{Mount, Snapshotter, Supposed, Whiteouts, mount::open_tree};
 
-use super::{Converted, Options, convert};
+use super::{Converted, Options, convert, convert_again};
 use crate::{
     Applier, Error, LayerStream, Result,
-    applier::run,
+    applier::{PieceReader, run},
     apply::{Applied, Limits, Pending},
 };
 
@@ -37,16 +37,22 @@ impl Applier for ImageApplier {
         &self,
         layer: LayerStream,
         mounts: &[Mount],
-        _: &[Mount],
+        below: &[Mount],
         whiteouts: Whiteouts,
     ) -> Result<Applied> {
         let path = self.snapshotter.layer_file(mounts)?;
         let options = Options::default().whiteouts(whiteouts).marks(true).limits(self.limits.clone());
-        let work = move |plain: crate::applier::PieceReader<'_>| {
+        let below = below.to_vec();
+        let work = move |plain: PieceReader<'_>| {
             let file = File::options().create_new(true).read(true).write(true).open(&path);
             let file = file.map_err(|source| Error::Io { op: "create", path, source })?;
-            let Converted { diff_id, entries, .. } = convert(plain, file, &options)?;
-            Ok(Applied { diff_id, entries, skipped: 0, pending: Pending::default() })
+            let Converted { diff_id, entries, supposed, .. } = match below.is_empty() {
+                true => convert(plain, file, &options)?,
+                false => convert_again(plain, file, &open_tree(&below)?, &options)?,
+            };
+            let Supposed { folders: guesses, files: targets, refused } = supposed;
+            let pending = Pending { guesses, targets, refused, ..Pending::default() };
+            Ok(Applied { diff_id, entries, skipped: 0, pending })
         };
         run(layer, self.limits.clone(), work).await
     }

@@ -9,13 +9,14 @@ mod target;
 use std::{
     fs::File,
     io::{self, BufRead},
+    os::fd::OwnedFd,
     path::Path,
 };
 
 use oci_spec::image::Digest;
 use windlass_content::hash::Hasher;
 use windlass_snapshot::{
-    Whiteouts,
+    Supposed, Whiteouts,
     erofs::{Image, Writer},
 };
 
@@ -84,6 +85,8 @@ pub struct Converted {
     pub diff_id: Digest,
     /// How many entries it had.
     pub entries: u64,
+    /// What the layer was taken to mean, for [`Commit::supposing`](windlass_snapshot::Commit::supposing). Empty with [`Whiteouts::Remove`].
+    pub supposed: Supposed,
     /// The image.
     pub image: Image,
 }
@@ -96,12 +99,33 @@ pub struct Converted {
 /// [`Error::Tar`] if the stream is no tar archive, [`Error::Entry`] and [`Error::Limit`] if it holds what is refused, [`Error::Io`]
 /// if the system refuses. The file is then no image.
 pub fn convert(tar: impl BufRead, file: File, options: &Options) -> Result<Converted> {
+    convert_with(tar, file, None, options)
+}
+
+/// As [`convert`], once the layers below are there: for a layer of which a commit has said
+/// [`LinkBelow`](windlass_snapshot::Error::LinkBelow). `lower` is their merged tree.
+///
+/// It follows the links of the layers below. What it takes from there it leaves to the commit.
+///
+/// # Errors
+///
+/// As [`convert`].
+pub fn convert_again(tar: impl BufRead, file: File, lower: &OwnedFd, options: &Options) -> Result<Converted> {
+    convert_with(tar, file, Some(lower), options)
+}
+
+fn convert_with(
+    tar: impl BufRead,
+    file: File,
+    lower: Option<&OwnedFd>,
+    options: &Options,
+) -> Result<Converted> {
     let limits = &options.limits;
     let mut reader =
         HashingReader { inner: tar, hasher: Hasher::sha256(), hashed: 0, read: 0, limit: limits.total };
     let mut writer = Writer::new(file).map_err(cannot_write)?;
-    let mut target = Target::new(options);
-    let mut entries = 0;
+    let mut target = Target::new(options, lower);
+    let (mut entries, mut refused) = (0, None);
     let mut archive = Archive::new(&mut reader, limits);
     while let Some(member) = archive.next()? {
         entries += 1;
@@ -109,7 +133,12 @@ pub fn convert(tar: impl BufRead, file: File, options: &Options) -> Result<Conve
         if entries > limits.entries {
             return Err(Error::Limit { entry: meta.path, what: "entries", limit: limits.entries });
         }
-        target.apply(&meta, &mut archive, &mut writer)?;
+        if refused.is_none() {
+            match target.apply(&meta, &mut archive, &mut writer) {
+                Err(Error::Entry { entry, reason }) if target.guesses() => refused = Some((entry, reason)),
+                applied => applied?,
+            }
+        }
     }
     // The DiffID is of all bytes, those after the archive's end included.
     archive.read_to_the_end()?;
@@ -117,9 +146,11 @@ pub fn convert(tar: impl BufRead, file: File, options: &Options) -> Result<Conve
     let image = windlass_snapshot::erofs::Options::default()
         .uuid(options.uuid.unwrap_or_else(|| half(&diff_id)))
         .time(options.time);
-    let finished = writer.finish(&mut target.finish(), &image);
+    let (mut tree, supposed) = target.finish();
+    let supposed = Supposed { refused, ..supposed };
+    let finished = writer.finish(&mut tree, &image);
     let image = finished.map_err(|error| target::data_error(error, Path::new("/"), cannot_write))?;
-    Ok(Converted { diff_id, entries, image })
+    Ok(Converted { diff_id, entries, supposed, image })
 }
 
 /// The first 16 bytes of a digest.

@@ -1,16 +1,20 @@
 //! The tree of an image that a layer is applied to: what `apply::tree` does with folders, done in memory.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     ffi::{OsStr, OsString},
     io::BufRead,
-    os::unix::ffi::{OsStrExt, OsStringExt},
+    os::{
+        fd::OwnedFd,
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
     path::{Path, PathBuf},
 };
 
+use rustix::io::Errno;
 use tar::EntryType;
 use windlass_snapshot::{
-    Whiteouts,
+    Supposed, Whiteouts,
     erofs::{DataError, IMPLIED, Kind, LINK, Meta as Attributes, Node, Tree, Writer, XattrSet},
 };
 
@@ -25,9 +29,9 @@ use crate::{
         archive::Archive,
         entry::{Meta, Role},
         made::Hides,
-        refused,
+        refused, rules,
         tree::parent,
-        walk::{LINKS, names_of},
+        walk::{LINKS, Makes, names_of, read_lower_link, steps_back},
     },
 };
 
@@ -37,8 +41,14 @@ const XATTR_BYTES: u64 = 256 << 20;
 const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 
 /// A tree that a layer is being applied to.
-pub(super) struct Target {
+pub(super) struct Target<'a> {
     tree: Tree,
+    /// What the layers below show, for a layer that is made anew once they are there.
+    lower: Option<&'a OwnedFd>,
+    /// What is supposed to be no link below, as long as the layers below are not at hand.
+    folders_below: BTreeSet<PathBuf>,
+    /// All hard links to what is below, whatever has become of them, and their targets.
+    links_below: Vec<(PathBuf, PathBuf)>,
     /// Whether the image is to be put on others.
     alone: bool,
     marks: bool,
@@ -60,20 +70,14 @@ struct Folder {
     hides: Hides,
 }
 
-/// What a walk came to.
-enum Walked {
-    To(Node),
-    /// There is no such folder. `hidden`: nor does a layer below show one here.
-    Nowhere {
-        hidden: bool,
-    },
-}
-
-impl Target {
-    pub(super) fn new(options: &Options) -> Self {
+impl<'a> Target<'a> {
+    pub(super) fn new(options: &Options, lower: Option<&'a OwnedFd>) -> Self {
         let alone = options.whiteouts != Whiteouts::Remove;
         Self {
             tree: Tree::new(),
+            lower,
+            folders_below: BTreeSet::new(),
+            links_below: Vec::new(),
             alone,
             marks: options.marks && alone,
             entries: options.limits.entries,
@@ -110,10 +114,15 @@ impl Target {
         }
     }
 
-    /// The tree, with all marks. What was made for whiteouts is gone where nothing is left to hide.
-    pub(super) fn finish(mut self) -> Tree {
+    /// Whether what was made supposes anything of links in the layers below.
+    pub(super) fn guesses(&self) -> bool {
+        !self.folders_below.is_empty()
+    }
+
+    /// The tree, with all marks, and what it was taken to mean. What was made for whiteouts is gone where nothing is left to hide.
+    pub(super) fn finish(mut self) -> (Tree, Supposed) {
         if !self.alone {
-            return self.tree;
+            return (self.tree, Supposed::default());
         }
         let root = self.tree.root();
         let known = self.known(root);
@@ -138,7 +147,8 @@ impl Target {
                 }
             }
         }
-        self.tree
+        let folders = self.folders_below.into_iter().collect();
+        (self.tree, Supposed { folders, files: self.links_below, refused: None })
     }
 
     fn known(&self, folder: Node) -> Folder {
@@ -212,12 +222,9 @@ impl Target {
             return Err(refused(path, "it is a hard link to the root"));
         };
         let nowhere = || refused(path, format!("it is a hard link to {link:?}, which is in no layer below"));
-        let from = match self.walk(parent(link), false)? {
-            Walked::To(from) => from,
-            // The folder is below, if anywhere. Then it is the same in the layer.
-            Walked::Nowhere { hidden: false } if self.alone => self.make(parent(link))?,
-            Walked::Nowhere { .. } => return Err(nowhere()),
-        };
+        // If it is below, it is the same in the layer.
+        let makes = if self.alone { Makes::Seen } else { Makes::Nothing };
+        let from = self.walk(parent(link), makes)?.ok_or_else(nowhere)?;
         let is_seen = self.alone && !self.is_hidden_in(from);
         match self.tree.child(from, target.as_bytes()) {
             Some(node) if self.tree.is_folder(node) => {
@@ -252,6 +259,7 @@ impl Target {
             return Err(refused(path, format!("it is a hard link to {link:?}, which is not in the layer")));
         }
         self.remove(folder, name);
+        self.links_below.push((path.to_owned(), link.clone()));
         let text = link.as_os_str().as_bytes();
         let xattrs = self.tree.xattrs([(LINK, text)]).map_err(|reason| refused(path, reason))?;
         let placeholder = Attributes { xattrs, ..Attributes::default() };
@@ -261,10 +269,7 @@ impl Target {
 
     /// Hides what the layers below have at a path. What this layer has there stays.
     fn hide(&mut self, path: &Path) -> Result<()> {
-        if let Walked::Nowhere { hidden: true } = self.walk(parent(path), false)? {
-            return Ok(());
-        }
-        let folder = self.make(parent(path))?;
+        let Some(folder) = self.walk(parent(path), Makes::Seen)? else { return Ok(()) };
         let name = path.file_name().expect("a whiteout has a name");
         if self.is_hidden_in(folder) {
             return Ok(());
@@ -288,10 +293,7 @@ impl Target {
 
     /// Hides all that the layers below have in a folder. What this layer has there stays.
     fn hide_all_in(&mut self, path: &Path) -> Result<()> {
-        if let Walked::Nowhere { hidden: true } = self.walk(path, false)? {
-            return Ok(());
-        }
-        let folder = self.make(path)?;
+        let Some(folder) = self.walk(path, Makes::Seen)? else { return Ok(()) };
         self.make_opaque(folder, Hides::Content);
         Ok(())
     }
@@ -326,12 +328,7 @@ impl Target {
 
     /// Where a folder is, relative to the root.
     fn path(&self, folder: Node) -> PathBuf {
-        let name = |at: Node| {
-            let above = self.tree.parent(at).expect("it is a folder");
-            let (name, _) = self.tree.children(above).find(|(_, it)| *it == at).expect("it is in there");
-            OsStr::from_bytes(name)
-        };
-        self.line(folder).into_iter().rev().map(name).collect()
+        OsString::from_vec(self.tree.path(folder)).into()
     }
 
     /// Notes that a folder is in the layer.
@@ -349,16 +346,13 @@ impl Target {
         {
             return Ok(*folder);
         }
-        match self.walk(path, true)? {
-            Walked::To(folder) => {
-                self.last = Some((path.to_owned(), folder));
-                Ok(folder)
-            }
-            Walked::Nowhere { .. } => unreachable!("what is missing was made"),
-        }
+        let folder = self.walk(path, Makes::All)?.expect("what is missing was made");
+        self.last = Some((path.to_owned(), folder));
+        Ok(folder)
     }
 
-    fn walk(&mut self, path: &Path, makes: bool) -> Result<Walked> {
+    /// The folder of a path. `None` if there is none, and none was made.
+    fn walk(&mut self, path: &Path, makes: Makes) -> Result<Option<Node>> {
         let mut at = self.tree.root();
         // As long as it goes through no link, nothing is to be remembered.
         let mut rest = path.iter();
@@ -384,29 +378,77 @@ impl Target {
                 at = there;
                 continue;
             }
-            if let Some(target) = there.and_then(|there| self.tree.target(there)) {
+            let target = match there.and_then(|there| self.tree.target(there)) {
+                Some(target) => Some(OsString::from_vec(target.to_vec())),
+                None => self.lower_link(at, &name, there).map_err(rules::at("look below at", path))?,
+            };
+            if let Some(target) = target {
                 if links < LINKS {
                     links += 1;
                     if detour.as_ref().is_none_or(|(_, _, after)| rest.len() < after.len()) {
                         detour = Some((at, name, rest.clone()));
                     }
-                    if target.starts_with(b"/") {
+                    if target.as_bytes().starts_with(b"/") {
                         at = self.tree.root();
                     }
-                    let target = PathBuf::from(OsString::from_vec(target.to_vec()));
-                    rest.extend(names_of(&target).into_iter().rev());
+                    rest.extend(names_of(Path::new(&target)).into_iter().rev());
                     continue;
                 }
                 // A circle: the link that led into it is no folder.
                 (at, name, rest) = detour.take().expect("a link was followed");
             }
-            if !makes {
-                // What is there and no folder hides what is below, like a link that is made later.
-                return Ok(Walked::Nowhere { hidden: there.is_some() || self.is_hidden_in(at) });
+            // Where a layer below may have a folder, one is made; if it stays empty and there is none, it goes again.
+            if let Some(back) = steps_back(&rest)
+                && (there.is_some() || !self.alone)
+            {
+                self.goes_through(there);
+                rest.truncate(rest.len() - back);
+                continue;
             }
-            at = self.make_folder(at, &name, path)?;
+            // What is there and no folder hides what is below, like a link that is made later.
+            let may =
+                makes == Makes::All || makes == Makes::Seen && there.is_none() && !self.is_hidden_in(at);
+            if !may {
+                return Ok(None);
+            }
+            at = self.make_implied(at, &name, path)?;
         }
-        Ok(Walked::To(at))
+        Ok(Some(at))
+    }
+
+    /// Where the link points that a name is in the layers below, if it is none of the layer and they are at hand.
+    fn lower_link(&self, above: Node, name: &OsStr, there: Option<Node>) -> Result<Option<OsString>, Errno> {
+        let Some(lower) = self.lower else { return Ok(None) };
+        let real = match there {
+            None if self.is_hidden_in(above) => return Ok(None),
+            None => self.path(above).join(name),
+            // A hard link to what is below.
+            Some(there) => match self.tree.marked(there, LINK) {
+                Some(target) => OsString::from_vec(target).into(),
+                None => return Ok(None),
+            },
+        };
+        read_lower_link(lower, &real)
+    }
+
+    /// Makes a folder that the layer does not declare, in the place of anything else, and notes what that supposes of those below.
+    fn make_implied(&mut self, above: Node, name: &OsStr, path: &Path) -> Result<Node> {
+        self.goes_through(self.tree.child(above, name.as_bytes()));
+        let made = self.make_folder(above, name, path)?;
+        let seen = self.known(made).hides == Hides::Nothing && !self.is_hidden_in(above);
+        if seen && self.alone && self.lower.is_none() {
+            self.folders_below.insert(self.path(made));
+        }
+        Ok(made)
+    }
+
+    /// Notes that a hard link to what is below was taken for what is no link.
+    fn goes_through(&mut self, there: Option<Node>) {
+        if self.lower.is_none()
+            && let Some(target) = there.and_then(|there| self.tree.marked(there, LINK))
+        {
+            self.folders_below.insert(OsString::from_vec(target).into());
+        }
     }
 
     /// Makes a folder where there is none. Anything else that is there goes.
