@@ -13,7 +13,7 @@ use windlass_rootfs::{
     Error,
     apply::{
         self, apply,
-        image::{Converted, Options, convert},
+        image::{Converted, Files, Options, convert},
     },
 };
 use windlass_snapshot::{
@@ -33,11 +33,19 @@ impl Made {
         self.folder.path().join("image")
     }
 
+    fn tar(&self) -> PathBuf {
+        self.folder.path().join("tar")
+    }
+
     /// What the image shows when it is mounted.
     fn tree(&self) -> Tree {
         let target = self.folder.path().join("mnt");
         fs::create_dir_all(&target).expect("there is room");
-        let mount = Mount { fstype: "erofs".into(), source: self.image(), options: vec!["ro".into()] };
+        let mut options = vec!["ro".to_owned()];
+        if self.tar().exists() {
+            options.push(format!("device={}", self.tar().display()));
+        }
+        let mount = Mount { fstype: "erofs".into(), source: self.image(), options };
         mount_all(&[mount], &target).expect("the kernel takes it");
         let tree = Tree::read(&target);
         unmount(&target).expect("it is mounted");
@@ -61,10 +69,20 @@ impl Made {
 
 fn make(tar: &[u8], options: &Options) -> Result<Made, Error> {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let path = folder.path().join("image");
-    let file =
-        File::options().create(true).truncate(true).read(true).write(true).open(path).expect("there is room");
+    let file = create(folder.path(), "image");
     Ok(Made { converted: convert(tar, file, options)?, folder })
+}
+
+/// The tar, and an index of it. Debian's erofs-utils do not know blocks of 512 bytes.
+fn make_index(tar: &[u8], options: &Options) -> Result<Made, Error> {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let files = Files { image: create(folder.path(), "image"), tar: Some(create(folder.path(), "tar")) };
+    Ok(Made { converted: convert(tar, files, options)?, folder })
+}
+
+fn create(folder: &Path, name: &str) -> File {
+    let file = File::options().create_new(true).read(true).write(true).open(folder.join(name));
+    file.expect("there is room")
 }
 
 /// What `apply` makes of a layer alone.
@@ -85,6 +103,13 @@ fn same(layer: &Layer) -> Made {
     let expected = applied(&tar, Whiteouts::Remove).expect("it is a layer");
     assert_same(&made.tree(), &expected);
     assert_eq!(made.converted.diff_id, layer.diff_id());
+    let index = make_index(&tar, &Options::default()).expect("it is a layer");
+    assert_same(&index.tree(), &expected);
+    assert_eq!(index.converted.diff_id, layer.diff_id());
+    assert!(fs::read(index.tar()).expect("it is there") == tar, "the tar is kept byte for byte");
+    let again = make_index(&tar, &Options::default()).expect("it is a layer");
+    let [image, other] = [index.image(), again.image()].map(|path| fs::read(path).expect("it is there"));
+    assert!(image == other, "the same tar gives the same index");
     made
 }
 

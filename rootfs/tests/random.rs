@@ -11,7 +11,7 @@ use windlass_content::{Ingest, Ingester, Labels, LocalStore, Options, WriterExt}
 use windlass_rootfs::{Error, Unpacker};
 use windlass_snapshot::{
     Btrfs, Durability, Erofs, ErofsOptions, Native, Overlay, Snapshotter,
-    erofs::Form,
+    erofs::{Form, LayerForm},
     mount::{mount_all, unmount},
 };
 use windlass_testkit::{Image, ImageBuilder, Layer, LoopDisk, Tree};
@@ -126,16 +126,17 @@ async fn is_the_same(layers: Vec<Layer>, disk: &LoopDisk) -> Result<(), TestCase
     let store = store(folder, &image).await;
     let fast = Durability::Fast;
     let overlay = |name: &str| Overlay::open(&folder.join(name), fast).expect("overlayfs works here");
-    let erofs = |name: &str, form| {
-        let options = ErofsOptions::default().form(form);
+    let erofs = |name: &str, form, layers| {
+        let options = ErofsOptions::default().form(form).layers(layers);
         Erofs::open_with(&folder.join(name), fast, options).expect("EROFS works here")
     };
-    let ways: [(&str, Arc<dyn Snapshotter>); 6] = [
+    let ways: [(&str, Arc<dyn Snapshotter>); 7] = [
         ("copies, one by one", Arc::new(Native::open(&folder.join("native"), fast).expect("it opens"))),
         ("overlays, all at once", Arc::new(overlay("at-once"))),
         (ON_MOUNTS, Arc::new(OneByOne(overlay("one-by-one")))),
-        ("images, merged", Arc::new(erofs("merged", Form::Merged))),
-        ("images, stacked", Arc::new(erofs("stacked", Form::Stacked))),
+        ("images, merged", Arc::new(erofs("merged", Form::Merged, LayerForm::Full))),
+        ("images, stacked", Arc::new(erofs("stacked", Form::Stacked, LayerForm::Full))),
+        ("indexes, merged", Arc::new(erofs("index", Form::Merged, LayerForm::Index))),
         ("subvolumes", Arc::new(Btrfs::open(on_disk.path(), fast).expect("it is a btrfs"))),
     ];
     let mut first: Option<Result<Tree, String>> = None;

@@ -53,5 +53,6 @@ pub use native::Native;
 pub use overlay::{Overlay, OverlayOptions};
 pub use probe::{Refused, Snapshotters};
 pub use snapshotter::{
-    Capabilities, Commit, Durability, Info, Kind, Snapshotter, Supposed, Usage, Whiteouts, usage_with_parents,
+    Capabilities, Commit, Durability, Info, Kind, LayerFile, Snapshotter, Supposed, Usage, Whiteouts,
+    usage_with_parents,
 };

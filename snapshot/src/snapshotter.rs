@@ -84,7 +84,7 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
     ///
     /// [`Error::Unsupported`](crate::Error::Unsupported) without [`Capabilities::images`], which most drivers do not have, and if the
     /// mounts are not such a snapshot's.
-    fn layer_file(&self, mounts: &[Mount]) -> Result<PathBuf> {
+    fn layer_file(&self, mounts: &[Mount]) -> Result<LayerFile> {
         let _ = mounts;
         Err(crate::Error::Unsupported {
             driver: "folder",
@@ -208,6 +208,15 @@ impl Whiteouts {
             Self::UserOverlay => Some("user.overlay.opaque"),
         }
     }
+}
+
+/// Where a layer is written that becomes an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerFile {
+    /// The image, to be created.
+    pub image: PathBuf,
+    /// Where the plain tar goes, byte for byte, if the image is to be an index of it.
+    pub tar: Option<PathBuf>,
 }
 
 /// One step of [`Snapshotter::commit`].

@@ -169,6 +169,8 @@ fn only_a_snapshot_of_its_own_without_a_parent_takes_an_image() {
 
     let alone = driver.layer_file(&driver.prepare("alone", None).expect("a free key")).expect("it is one");
 
+    assert_eq!(alone.tar, None);
+    let alone = alone.image;
     assert!(!alone.exists() && alone.parent().is_some_and(Path::is_dir));
     fs::write(&alone, "what is written first is not an image yet").expect("there is room");
     assert!(driver.usage("alone").expect("it is there").bytes > 0);

@@ -111,6 +111,11 @@ impl<R: BufRead> Archive<R> {
         Ok(block)
     }
 
+    /// What it reads from.
+    pub(super) fn get_ref(&self) -> &R {
+        &self.inner
+    }
+
     /// How much of the member's data was not read yet, in bytes.
     pub(super) fn left(&self) -> u64 {
         self.left

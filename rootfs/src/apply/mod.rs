@@ -201,8 +201,7 @@ fn apply_here(
         && !tree::is_empty(root).map_err(|source| Error::Io { op: "list", path: "/".into(), source })?;
     let mut target = Target::new(root, lower, Rules::new(options, removes, own_umask))?;
     let limits = &options.limits;
-    let mut reader =
-        HashingReader { inner: tar, hasher: Hasher::sha256(), hashed: 0, read: 0, limit: limits.total };
+    let mut reader = HashingReader::new(tar, limits);
     let mut entries = 0;
     let mut archive = Archive::new(&mut reader, limits);
     let mut refused = None;
@@ -250,6 +249,29 @@ struct HashingReader<R> {
     hashed: usize,
     read: u64,
     limit: u64,
+    /// Where everything is written, too.
+    #[cfg(feature = "erofs")]
+    copy: Option<image::Copy>,
+}
+
+impl<R> HashingReader<R> {
+    fn new(inner: R, limits: &Limits) -> Self {
+        Self {
+            inner,
+            hasher: Hasher::sha256(),
+            hashed: 0,
+            read: 0,
+            limit: limits.total,
+            #[cfg(feature = "erofs")]
+            copy: None,
+        }
+    }
+
+    /// How much was consumed.
+    #[cfg(feature = "erofs")]
+    fn position(&self) -> u64 {
+        self.read - self.hashed as u64
+    }
 }
 
 impl<R: BufRead> BufRead for HashingReader<R> {
@@ -261,6 +283,10 @@ impl<R: BufRead> BufRead for HashingReader<R> {
                 return Err(OverLimit { what: "bytes of the plain archive", limit: self.limit }.into());
             }
             self.hasher.update(new);
+            #[cfg(feature = "erofs")]
+            if let Some(copy) = &mut self.copy {
+                copy.append(new)?;
+            }
             self.hashed = there.len();
         }
         Ok(there)

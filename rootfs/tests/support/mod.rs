@@ -3,19 +3,23 @@
 
 use std::{
     fs::{self, File},
+    io::Read,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
 use tempfile::TempDir;
 #[cfg(feature = "erofs")]
-use windlass_rootfs::apply::image;
+use windlass_rootfs::apply::image::{self, Files};
 use windlass_rootfs::{
     Error,
     apply::{Applied, Options, Settled, apply, apply_again, settle},
 };
 #[cfg(feature = "erofs")]
-use windlass_snapshot::{Commit, Durability, Erofs, ErofsOptions, Snapshotter, erofs::Form};
+use windlass_snapshot::{
+    Commit, Durability, Erofs, ErofsOptions, Snapshotter,
+    erofs::{Form, LayerForm},
+};
 use windlass_snapshot::{
     Mount, Whiteouts,
     mount::{open_tree, unmount},
@@ -138,36 +142,62 @@ pub(crate) fn both(layers: &[Layer]) -> Tree {
     assert_same(&removed, &user);
     #[cfg(feature = "erofs")]
     for form in [Form::Merged, Form::Stacked] {
-        assert_same(&removed, &images(layers, form).expect("they are well-formed"));
+        // All alike, and two kinds that take turns.
+        for kept in [&[LayerForm::Full][..], &[LayerForm::Index], &[LayerForm::Index, LayerForm::Full]] {
+            assert_same(&removed, &images(layers, form, kept).expect("they are well-formed"));
+        }
     }
     removed
 }
 
-/// Each layer an image, put on each other by the snapshotter that keeps these.
+/// Each layer an image, put on each other by the snapshotter that keeps these. They are kept in these ways, in turns.
 #[cfg(feature = "erofs")]
-pub(crate) fn images(layers: &[Layer], form: Form) -> Result<Tree, Error> {
+pub(crate) fn images(layers: &[Layer], form: Form, kept: &[LayerForm]) -> Result<Tree, Error> {
     let place = Place::new();
-    let driver = Erofs::open_with(
-        &place.folder.path().join("snapshots"),
-        Durability::Fast,
-        ErofsOptions::default().form(form),
-    )?;
-    let names: Vec<_> = (0..layers.len()).map(|number| number.to_string()).collect();
-    let keys: Vec<_> = names.iter().map(|name| format!("key-{name}")).collect();
-    for ((number, layer), key) in layers.iter().enumerate().zip(&keys) {
-        let path = driver.layer_file(&driver.prepare(key, None)?)?;
-        let file = File::options().create_new(true).read(true).write(true).open(path).expect("it is new");
+    let open_as = |kept| {
+        let options = ErofsOptions::default().form(form).layers(kept);
+        Erofs::open_with(&place.folder.path().join("snapshots"), Durability::Fast, options)
+    };
+    let drivers = kept.iter().map(|kept| open_as(*kept)).collect::<Result<Vec<_>, _>>()?;
+    let create =
+        |path| File::options().create_new(true).read(true).write(true).open(path).expect("it is new");
+    let mut below: Option<String> = None;
+    for (number, (layer, driver)) in layers.iter().zip(drivers.iter().cycle()).enumerate() {
         let whiteouts = if number == 0 { Whiteouts::Remove } else { Whiteouts::Overlay };
         let options = image::Options::default().whiteouts(whiteouts).marks(true);
-        let converted = image::convert(&layer.tar()[..], file, &options)?;
+        let convert = |key: &str, lower: Option<&OwnedFd>| {
+            let file = driver.layer_file(&driver.prepare(key, None)?)?;
+            let files = Files { image: create(file.image), tar: file.tar.map(create) };
+            match lower {
+                None => image::convert(&layer.tar()[..], files, &options),
+                Some(lower) => image::convert_again(&layer.tar()[..], files, lower, &options),
+            }
+        };
+        let name = number.to_string();
+        let commit = |key: &str, supposed| {
+            driver.commit(&[Commit::new(key, &name, below.as_deref()).supposing(supposed)])
+        };
+        let converted = convert("alone", None)?;
         assert_eq!(converted.diff_id, layer.diff_id());
+        match commit("alone", &converted.supposed) {
+            Err(windlass_snapshot::Error::LinkBelow { .. }) => {
+                driver.remove("alone")?;
+                let lower = open_tree(&driver.stacked(&[], below.as_deref())?)?;
+                let converted = convert("again", Some(&lower))?;
+                commit("again", &converted.supposed)?;
+            }
+            committed => committed?,
+        }
+        let mut tar = Vec::new();
+        if let Some(mut file) = driver.layer_tar(&name)? {
+            file.read_to_end(&mut tar).expect("it can be read");
+            assert!(tar == layer.tar(), "it is kept byte for byte");
+        }
+        below = Some(name);
     }
-    let parents = std::iter::once(None).chain(names.iter().map(|name| Some(name.as_str())));
-    let steps = keys.iter().zip(&names).zip(parents);
-    let steps: Vec<_> = steps.map(|((key, name), parent)| Commit::new(key, name, parent)).collect();
-    driver.commit(&steps)?;
+    let driver = &drivers[0];
+    let mounts = driver.view("view", below.as_deref())?;
     let target = place.root();
-    let mounts = driver.view("view", names.last().map(String::as_str))?;
     windlass_snapshot::mount::mount_all(&mounts, &target).expect("it can be mounted");
     let tree = Tree::read(&target).ignore_overlay_xattrs();
     unmount(&target).expect("it is mounted");

@@ -8,12 +8,14 @@ use std::{
 
 use super::{
     Image, Tree,
-    format::{BLOCK, BLOCK_BITS, DEVICE_SIZE, HOLE, SUPER_OFFSET, SUPER_SIZE, Super, put_device},
-    layout::Plan,
+    format::{BLOCK_BITS, DEVICE_SIZE, HOLE, SECTOR_BITS, SUPER_OFFSET, SUPER_SIZE, Super, put_device},
+    layout::{Plan, one_chunk},
     place::{Data, Place},
 };
 use crate::sync_range::WriteBack;
 
+/// What fills a block.
+const ZEROS: [u8; 1 << BLOCK_BITS] = [0; 1 << BLOCK_BITS];
 /// How much is written at once, in bytes.
 const BUFFER: usize = 1 << 20;
 /// What is as long as this is written at once: to collect it would be one copy more.
@@ -29,11 +31,13 @@ const CHUNKS: u64 = 1024;
 #[derive(Debug)]
 pub struct Writer {
     file: File,
+    /// The size (its logarithm) of a block.
+    bits: u32,
     /// What is to be written at `start`: the first `filled` bytes of the buffer.
     buffer: Vec<u8>,
     filled: usize,
     start: u64,
-    /// How many blocks the superblock and the device slots take.
+    /// How many bytes the superblock and the device slots take.
     head: u64,
     write_back: WriteBack,
 }
@@ -67,7 +71,8 @@ impl Options {
 pub(super) struct Device {
     /// By which it is known again.
     pub(super) tag: [u8; 64],
-    pub(super) blocks: u32,
+    /// How long it is, in bytes.
+    pub(super) length: u64,
 }
 
 /// Why data could not be written into an image.
@@ -77,8 +82,8 @@ pub enum DataError {
     /// The data cannot be read, or ends early.
     #[error("cannot read the data")]
     Read(#[source] io::Error),
-    /// An image has at most 2^32 blocks of 4,096 bytes.
-    #[error("the image would be larger than 16 TiB")]
+    /// Places are counted in 32 bits, in units of 512 bytes.
+    #[error("the image would be larger than 2 TiB")]
     TooLarge,
     /// The image cannot be written.
     #[error("cannot write the image")]
@@ -92,25 +97,76 @@ impl Writer {
     ///
     /// What the system answers.
     pub fn new(file: File) -> io::Result<Self> {
-        Self::with_devices(file, 0)
+        Self::with_devices(file, BLOCK_BITS, 0)
     }
 
-    /// Begins an image that has that many devices.
-    pub(super) fn with_devices(file: File, devices: usize) -> io::Result<Self> {
-        let head = (DEVICES_OFFSET + devices as u64 * DEVICE_SIZE).div_ceil(BLOCK);
+    /// Begins an index of a tar in a file, which is emptied first: an image that has names and attributes, and the data of files in the
+    /// tar, as its only device. It takes Linux 6.4. To be ended with [`finish_index`](Self::finish_index).
+    ///
+    /// # Errors
+    ///
+    /// What the system answers.
+    pub fn index(file: File) -> io::Result<Self> {
+        Self::with_devices(file, SECTOR_BITS, 1)
+    }
+
+    /// Begins an image that has blocks of that size (its logarithm) and that many devices.
+    pub(super) fn with_devices(file: File, bits: u32, devices: usize) -> io::Result<Self> {
         file.set_len(0)?;
-        Ok(Self::at(file, head, head))
+        let head = head(devices as u64, bits);
+        Ok(Self::at(file, bits, head, head))
     }
 
-    /// Goes on with an image without devices, behind its data: the metadata after it is written anew.
-    pub(super) fn behind_data(file: File, end: u32) -> io::Result<Self> {
-        file.set_len(u64::from(end) * BLOCK)?;
-        Ok(Self::at(file, 1, end.into()))
+    /// Goes on with an image behind its data: the metadata after it is written anew.
+    pub(super) fn behind_data(file: File, header: &Super) -> io::Result<Self> {
+        let end = u64::from(header.meta_block) << header.bits;
+        file.set_len(end)?;
+        let head =
+            (DEVICES_OFFSET + u64::from(header.devices) * DEVICE_SIZE).next_multiple_of(1 << header.bits);
+        Ok(Self::at(file, header.bits, head, end))
     }
 
-    fn at(file: File, head: u64, block: u64) -> Self {
+    fn at(file: File, bits: u32, head: u64, start: u64) -> Self {
         let (buffer, write_back) = (vec![0; BUFFER], WriteBack::default());
-        Self { file, buffer, filled: 0, start: block * BLOCK, head, write_back }
+        Self { file, bits, buffer, filled: 0, start, head, write_back }
+    }
+
+    /// Where the data of a file is in the tar, if an index can say it: `offset` is where it begins there, `size` and `pieces` are as for
+    /// [`data`](Self::data). `None` if it is to be taken in: pieces that are not at multiples of 512, or too many for the size.
+    pub fn tar_data(&self, offset: u64, pieces: &[(u64, u64)], size: u64) -> Option<Data> {
+        let device = 1;
+        let sector = |offset: u64| {
+            let sector = u32::try_from(offset >> SECTOR_BITS).ok().filter(|sector| *sector != HOLE);
+            sector.filter(|_| offset.is_multiple_of(1 << SECTOR_BITS))
+        };
+        if size == 0 {
+            return Some(Data(Place::Nowhere));
+        }
+        // A chunk has at most 2^31 blocks.
+        if size > 1 << (self.bits + 31) {
+            return None;
+        }
+        if let [(0, length)] = pieces
+            && *length == size
+        {
+            return Some(Data(Place::At { device, block: sector(offset)? }));
+        }
+        // The largest chunks that are either all there or all hole.
+        let ends = pieces.iter().map(|(at, length)| at + length).filter(|end| *end != size);
+        let common = pieces.iter().map(|(at, _)| *at).chain(ends).fold(0, |all, edge| all | edge);
+        let bits = common.trailing_zeros().min(one_chunk(size, self.bits));
+        if bits < self.bits || (size - 1) >> bits >= CHUNKS + 16 * pieces.len() as u64 {
+            return None;
+        }
+        let mut blocks = vec![HOLE; ((size - 1) >> bits) as usize + 1].into_boxed_slice();
+        let mut from = offset;
+        for (at, length) in pieces {
+            for chunk in (*at..at + length).step_by(1 << bits) {
+                blocks[(chunk >> bits) as usize] = sector(from + (chunk - at))?;
+            }
+            from += length;
+        }
+        Some(Data(Place::Chunks { bits, device, blocks }))
     }
 
     /// Takes the data of a file in: `size` bytes, of which only `pieces` (offset and length, in order) are read from `data`.
@@ -133,7 +189,7 @@ impl Writer {
         match pieces[..] {
             [] if size == 0 => Ok(Data(Place::Nowhere)),
             [(0, length)] if length == size => {
-                let block = self.block(size)?;
+                let block = self.sector(size)?;
                 self.read(data, size)?;
                 self.align().map_err(DataError::Write)?;
                 Ok(Data(Place::At { device: 0, block }))
@@ -151,7 +207,7 @@ impl Writer {
     ) -> Result<Place, DataError> {
         let most = if pieces.is_empty() { 1 } else { CHUNKS + 16 * pieces.len() as u64 };
         let bits =
-            (BLOCK_BITS..64).find(|bits| (size - 1) >> bits < most).expect("one chunk is always enough");
+            (self.bits..64).find(|bits| (size - 1) >> bits < most).expect("one chunk is always enough");
         let mut blocks = vec![HOLE; ((size - 1) >> bits) as usize + 1].into_boxed_slice();
         // Where in the file the next byte that is written belongs, and where the chunk that it is in ends.
         let (mut at, mut end) = (0, 0);
@@ -164,7 +220,7 @@ impl Writer {
                     self.align().map_err(DataError::Write)?;
                     at = offset >> bits << bits;
                     end = size.min(at + (1 << bits));
-                    blocks[(offset >> bits) as usize] = self.block(end - at)?;
+                    blocks[(offset >> bits) as usize] = self.sector(end - at)?;
                 }
                 self.skip(offset - at).map_err(DataError::Write)?;
                 let here = last.min(end) - offset;
@@ -178,10 +234,10 @@ impl Writer {
         Ok(Place::Chunks { bits, device: 0, blocks })
     }
 
-    /// The block that comes next, if there is room for so many bytes.
-    pub(super) fn block(&self, size: u64) -> Result<u32, DataError> {
-        let next = self.position() / BLOCK;
-        let end = next.checked_add(size.div_ceil(BLOCK)).filter(|end| *end < u64::from(HOLE));
+    /// Where the next block is, in units of 512 bytes, if there is room for so many bytes.
+    pub(super) fn sector(&self, size: u64) -> Result<u32, DataError> {
+        let next = self.position() >> SECTOR_BITS;
+        let end = next.checked_add(size.div_ceil(1 << SECTOR_BITS)).filter(|end| *end < u64::from(HOLE));
         end.map(|_| next as u32).ok_or(DataError::TooLarge)
     }
 
@@ -229,17 +285,17 @@ impl Writer {
 
     /// Writes zeros; many of them become a hole in the file.
     fn skip(&mut self, length: u64) -> io::Result<()> {
-        if length > BLOCK {
+        if length > ZEROS.len() as u64 {
             self.flush()?;
             self.start += length;
             return Ok(());
         }
-        self.put(&[0; BLOCK as usize][..length as usize])
+        self.put(&ZEROS[..length as usize])
     }
 
     /// Fills the block.
     pub(super) fn align(&mut self) -> io::Result<()> {
-        self.skip(self.position().wrapping_neg() % BLOCK)
+        self.skip(self.position().wrapping_neg() % (1 << self.bits))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -252,18 +308,32 @@ impl Writer {
         Ok(())
     }
 
+    /// As [`finish`](Self::finish), for an index of a tar of that length, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::TooLarge`] and [`DataError::Write`].
+    pub fn finish_index(self, tree: &mut Tree, options: &Options, tar: u64) -> Result<Image, DataError> {
+        let mut tag = [0; 64];
+        tag[..16].copy_from_slice(&options.uuid);
+        let options = Options { devices: vec![Device { tag, length: tar }], ..options.clone() };
+        self.finish(tree, &options)
+    }
+
     /// Writes the tree behind the data, and the superblock before it: now it is an image.
     ///
     /// # Errors
     ///
     /// [`DataError::TooLarge`] and [`DataError::Write`].
     pub fn finish(mut self, tree: &mut Tree, options: &Options) -> Result<Image, DataError> {
-        let meta_block = self.block(0)?;
-        let plan = Plan::new(tree, meta_block).ok_or(DataError::TooLarge)?;
-        self.block(plan.length())?;
+        let shift = self.bits - SECTOR_BITS;
+        let meta_block = self.sector(0)? >> shift;
+        let plan = Plan::new(tree, meta_block, self.bits).ok_or(DataError::TooLarge)?;
+        self.sector(plan.length())?;
         plan.write(tree, &mut self).map_err(DataError::Write)?;
-        let blocks = self.block(0)?;
+        let blocks = self.sector(0)? >> shift;
         let header = Super {
+            bits: self.bits,
             root_nid: plan.root(),
             inodes: plan.inodes(),
             build_time: options.time,
@@ -278,12 +348,19 @@ impl Writer {
         };
         let mut head = vec![0; DEVICES_OFFSET as usize];
         for device in &options.devices {
-            put_device(&mut head, &device.tag, device.blocks);
+            let blocks =
+                u32::try_from(device.length.div_ceil(1 << self.bits)).map_err(|_| DataError::TooLarge)?;
+            put_device(&mut head, &device.tag, blocks);
         }
-        head.resize((self.head * BLOCK) as usize, 0);
-        header.put(&mut head[..BLOCK as usize]);
+        head.resize(self.head as usize, 0);
+        header.put(&mut head);
         let done = self.flush().and_then(|()| self.file.write_all_at(&head, 0));
-        done.and_then(|()| self.file.set_len(u64::from(blocks) * BLOCK)).map_err(DataError::Write)?;
-        Ok(Image { file: self.file, inodes: header.inodes, blocks, meta_block })
+        done.and_then(|()| self.file.set_len(u64::from(blocks) << self.bits)).map_err(DataError::Write)?;
+        Ok(Image { file: self.file, header })
     }
+}
+
+/// How many bytes the superblock and the slots of devices take.
+pub(super) fn head(devices: u64, bits: u32) -> u64 {
+    (DEVICES_OFFSET + devices * DEVICE_SIZE).next_multiple_of(1 << bits)
 }

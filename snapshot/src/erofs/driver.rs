@@ -8,10 +8,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Image, Options, folder, layers::Layers, probe, read::Opened};
+use super::{
+    Image, Options, folder,
+    layers::{Layers, TAR},
+    probe,
+    read::Opened,
+};
 use crate::{
-    Capabilities, Commit, Durability, Error, Info, Kind, Mount, Result, Snapshotter, Supposed, Usage,
-    Whiteouts,
+    Capabilities, Commit, Durability, Error, Info, Kind, LayerFile, Mount, Result, Snapshotter, Supposed,
+    Usage, Whiteouts,
     folders::{Files, Folders, io, mkdir},
     metadata::Row,
     mount::images,
@@ -34,6 +39,7 @@ const FILES: Files = Files { usage, remove: tree::remove, whole };
 /// ```text
 /// <root>/metadata.db
 /// <root>/snapshots/<id>/layer.erofs     a committed layer
+/// <root>/snapshots/<id>/layer.tar       what that is an index of, if it is one
 /// <root>/snapshots/<id>/merged.erofs    names and attributes of all that it shows, made when it is first mounted
 /// <root>/snapshots/<id>/fs, work        what is written on top of the parents, until it is committed
 /// ```
@@ -48,6 +54,17 @@ const FILES: Files = Files { usage, remove: tree::remove, whole };
 pub struct Erofs {
     folders: Folders,
     form: Form,
+    layers: LayerForm,
+}
+
+/// How new layers are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LayerForm {
+    /// Each as an image with all its data: one file, which Linux 5.15 mounts.
+    #[default]
+    Full,
+    /// Each as its tar, byte for byte, and an image that is an index of it. Takes Linux 6.4.
+    Index,
 }
 
 /// How the layers of a snapshot are mounted.
@@ -66,13 +83,21 @@ pub enum Form {
 pub struct ErofsOptions {
     /// How the layers of a snapshot are mounted. [`Form::Merged`] by default.
     pub form: Form,
+    /// How new layers are kept; those that are there stay as they are. [`LayerForm::Full`] by default.
+    pub layers: LayerForm,
 }
 
 impl ErofsOptions {
     /// Sets how the layers of a snapshot are mounted.
     #[must_use]
     pub fn form(self, form: Form) -> Self {
-        Self { form }
+        Self { form, ..self }
+    }
+
+    /// Sets how new layers are kept.
+    #[must_use]
+    pub fn layers(self, layers: LayerForm) -> Self {
+        Self { layers, ..self }
     }
 }
 
@@ -95,8 +120,9 @@ impl Erofs {
     pub fn open_with(root: &Path, durability: Durability, options: ErofsOptions) -> Result<Self> {
         let root = Root::open(root)?;
         root.can_be_mounted().map_err(|reason| unsupported("use this root", reason))?;
-        probe::run(&root)?;
-        Ok(Self { folders: Folders::open(root, durability, FILES)?, form: options.form })
+        probe::run(&root, options.layers)?;
+        let ErofsOptions { form, layers } = options;
+        Ok(Self { folders: Folders::open(root, durability, FILES)?, form, layers })
     }
 
     /// Writes the whole tree of a committed snapshot into one image, which needs no other file: a root disk for a virtual machine.
@@ -111,6 +137,25 @@ impl Erofs {
             return Err(Error::NotCommitted { name: name.to_owned() });
         }
         Layers::open(self.images(&row)?)?.write_whole(file, Path::new("of the export"), options)
+    }
+
+    /// The plain tar that a layer came as, byte for byte: its digest is the layer's DiffID. `None` if it is kept as
+    /// [`LayerForm::Full`], or was no tar.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::NotCommitted`], [`Error::Io`].
+    pub fn layer_tar(&self, name: &str) -> Result<Option<File>> {
+        let row = self.folders.metadata.get(name)?;
+        if row.info.kind != Kind::Committed {
+            return Err(Error::NotCommitted { name: name.to_owned() });
+        }
+        let tar = self.folders.folder(row.id).join(TAR);
+        match File::open(&tar) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(io("open", &tar, source)),
+        }
     }
 
     /// The images of a committed snapshot, the lowest first.
@@ -158,24 +203,23 @@ impl Erofs {
     /// The images that are mounted for committed snapshots, highest first, each with the devices that its data is on.
     fn lower(&self, ids: &[i64]) -> Result<Vec<String>> {
         let layer = |id: &i64| self.folders.folder(*id).join(LAYER);
-        let shown = |path: PathBuf| path.display().to_string();
         if ids.len() == 1 || self.form == Form::Stacked && ids.len() <= STACKED {
-            return Ok(ids.iter().map(|id| shown(layer(id))).collect());
+            return Ok(ids.iter().map(|id| alone(&layer(id))).collect());
         }
         let images: Vec<_> = ids.iter().rev().map(layer).collect();
         let merged = self.folders.folder(ids[0]).join(MERGED);
-        self.merge(&images, &merged)?;
-        let devices = images.into_iter().fold(shown(merged), |list, image| list + ":" + &shown(image));
-        Ok(vec![devices])
+        let devices = self.merge(&images, &merged)?;
+        let list = |list: String, device: &PathBuf| format!("{list}:{}", device.display());
+        Ok(vec![devices.iter().fold(merged.display().to_string(), list)])
     }
 
-    /// Writes the merged tree of some layers, unless it is there.
-    fn merge(&self, images: &[PathBuf], merged: &Path) -> Result<()> {
-        let tags = Layers::tags(images)?;
+    /// Writes the merged tree of some layers, unless it is there. Gives the devices that its data is on.
+    fn merge(&self, images: &[PathBuf], merged: &Path) -> Result<Vec<PathBuf>> {
+        let (devices, tags): (Vec<_>, Vec<_>) = Layers::devices(images)?.into_iter().unzip();
         if merged.exists()
             && Opened::open(merged).and_then(|there| there.devices(merged)).is_ok_and(|there| there == tags)
         {
-            return Ok(());
+            return Ok(devices);
         }
         // Several may do so at once; each has a file of its own, and all write the same.
         let folder = merged.parent().expect("it is in a folder");
@@ -188,7 +232,7 @@ impl Erofs {
         if written.is_err() {
             let _ = std::fs::remove_file(&new);
         }
-        written
+        written.map(|()| devices)
     }
 
     /// Makes what is to be committed an image each. Says which ones were made of folders.
@@ -287,7 +331,7 @@ impl Snapshotter for Erofs {
             }
             let layer = self.folders.folder(row.id).join(LAYER);
             match layer.exists() {
-                true => lower.push(layer.display().to_string()),
+                true => lower.push(alone(&layer)),
                 false if lower.is_empty() => folders.push(self.folders.tree(row.id).display().to_string()),
                 false => {
                     let reason = format!("{key:?} is a folder, and below a layer that is an image");
@@ -311,7 +355,7 @@ impl Snapshotter for Erofs {
 
     /// The image may have the marks [`IMPLIED`](super::IMPLIED) and [`LINK`](super::LINK): the commit looks up in the layers
     /// below what they stand for. A commit that failed may have done so already; the snapshot is then to be removed.
-    fn layer_file(&self, mounts: &[Mount]) -> Result<PathBuf> {
+    fn layer_file(&self, mounts: &[Mount]) -> Result<LayerFile> {
         let snapshots = self.folders.root().path().join("snapshots");
         match mounts {
             [Mount { fstype, source, .. }]
@@ -319,7 +363,8 @@ impl Snapshotter for Erofs {
                     && source.ends_with("fs")
                     && source.ancestors().nth(2) == Some(&snapshots) =>
             {
-                Ok(source.with_file_name(LAYER))
+                let tar = (self.layers == LayerForm::Index).then(|| source.with_file_name(TAR));
+                Ok(LayerFile { image: source.with_file_name(LAYER), tar })
             }
             _ => {
                 let reason = "these are not the mounts of one of its snapshots without a parent".to_owned();
@@ -380,6 +425,13 @@ fn forget_folders(layer: &Path) {
     }
 }
 
+/// A layer that is mounted by itself: its image, and the tar that this is an index of.
+fn alone(layer: &Path) -> String {
+    let tar = layer.with_file_name(TAR);
+    let image = layer.display();
+    if tar.exists() { format!("{image}:{}", tar.display()) } else { image.to_string() }
+}
+
 /// Layers, highest first: folders on top of images.
 fn read_only(folders: &[String], images: &[String]) -> Mount {
     match (folders, images) {
@@ -433,23 +485,31 @@ fn tempfile_in(folder: &Path) -> Result<PathBuf> {
 /// What a snapshot takes: its image, or the folder that is not one yet.
 fn usage(tree: &Path, _parent: Option<&Path>) -> Result<Usage> {
     let layer = tree.with_file_name(LAYER);
-    let blocks = match std::fs::metadata(&layer) {
-        Ok(metadata) => metadata.blocks(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return tree::usage(tree),
-        Err(source) => return Err(io("look at", &layer, source)),
+    let blocks = |path: &Path| match std::fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata.blocks())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(io("look at", path, source)),
     };
+    let Some(image) = blocks(&layer)? else { return tree::usage(tree) };
+    let tar = blocks(&layer.with_file_name(TAR))?.unwrap_or_default();
     let inodes = match Opened::open(&layer) {
         Ok(image) => image.header.inodes,
         // It is being written.
         Err(Error::Image { .. }) => 0,
         Err(err) => return Err(err),
     };
-    Ok(Usage { inodes, bytes: blocks * 512 })
+    Ok(Usage { inodes, bytes: (image + tar) * 512 })
 }
 
 /// Whether the image of a snapshot, or the folder that is not one yet, is there.
 fn whole(tree: &Path) -> bool {
-    tree.with_file_name(LAYER).is_file() || tree.is_dir()
+    let layer = tree.with_file_name(LAYER);
+    let has_tar = || match Opened::open(&layer) {
+        Ok(image) => !image.is_index() || layer.with_file_name(TAR).is_file(),
+        // Another call says what is wrong with it.
+        Err(_) => true,
+    };
+    if layer.is_file() { has_tar() } else { tree.is_dir() }
 }
 
 pub(super) fn unsupported(op: &'static str, reason: String) -> Error {

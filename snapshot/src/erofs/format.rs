@@ -5,9 +5,11 @@
 
 use std::fmt;
 
-/// The size of a block, and its logarithm.
-pub(super) const BLOCK: u64 = 1 << BLOCK_BITS;
+/// The size (its logarithm) of the blocks of an image that has its data in itself.
 pub(super) const BLOCK_BITS: u32 = 12;
+/// The size (its logarithm) of the blocks of an image whose data is in a tar, where files begin at any multiple of that. In these
+/// units, places are also counted in memory.
+pub(super) const SECTOR_BITS: u32 = 9;
 /// What a nid counts.
 pub(super) const SLOT: u64 = 32;
 /// Where the superblock is, and how long it is.
@@ -48,6 +50,8 @@ pub(super) enum Layout {
 /// The superblock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Super {
+    /// The size (its logarithm) of all blocks.
+    pub(super) bits: u32,
     pub(super) root_nid: u16,
     pub(super) inodes: u64,
     pub(super) build_time: u64,
@@ -63,13 +67,21 @@ pub(super) struct Super {
     pub(super) device_slot: u16,
 }
 
+/// How long a superblock's checksum is: that of its block from there on, if that is the first one.
+fn checked(bits: u32) -> usize {
+    match 1 << bits {
+        block if block > SUPER_OFFSET => block - SUPER_OFFSET,
+        block => block,
+    }
+}
+
 impl Super {
-    /// Writes it, with its checksum, into the first block of an image.
+    /// Writes it, with its checksum, into the beginning of an image, where the device slots are already.
     pub(super) fn put(&self, first: &mut [u8]) {
         let features = if self.chunks { INCOMPAT_CHUNKED_FILE } else { 0 }
             | if self.devices > 0 { INCOMPAT_DEVICE_TABLE } else { 0 };
         let mut out = Bytes::new(&mut first[SUPER_OFFSET..SUPER_OFFSET + SUPER_SIZE]);
-        out.u32(MAGIC).u32(0).u32(COMPAT_CHECKSUM | COMPAT_MTIME).u8(BLOCK_BITS as u8).u8(0);
+        out.u32(MAGIC).u32(0).u32(COMPAT_CHECKSUM | COMPAT_MTIME).u8(self.bits as u8).u8(0);
         out.u16(self.root_nid).u64(self.inodes).u64(self.build_time).u32(self.build_nanos);
         out.u32(self.blocks).u32(self.meta_block).u32(self.xattr_block).bytes(&self.uuid).bytes(&[0; 16]);
         out.u32(features)
@@ -81,24 +93,24 @@ impl Super {
             .u32(0)
             .u64(0)
             .bytes(&[0; 24]);
-        let checksum = checksum(&first[SUPER_OFFSET..]);
+        let checksum = checksum(&first[SUPER_OFFSET..SUPER_OFFSET + checked(self.bits)]);
         first[SUPER_OFFSET + 4..SUPER_OFFSET + 8].copy_from_slice(&checksum.to_le_bytes());
     }
 
-    /// Reads it from the first block of an image.
+    /// Reads it from the first bytes of an image.
     pub(super) fn get(first: &[u8]) -> Result<Self, Damage> {
-        let mut block = first.get(SUPER_OFFSET..).ok_or(Damage("it is too short"))?.to_vec();
-        let bytes = Reader(&block);
+        let bytes = Reader(first.get(SUPER_OFFSET..).ok_or(Damage("it is too short"))?);
         if bytes.u32(0)? != MAGIC {
             return Err(Damage("it is no EROFS image"));
         }
-        let (stored, features) = (bytes.u32(4)?, bytes.u32(80)?);
-        if bytes.u8(12)? != BLOCK_BITS as u8
+        let (stored, features, bits) = (bytes.u32(4)?, bytes.u32(80)?, bytes.u8(12)?.into());
+        if ![SECTOR_BITS, BLOCK_BITS].contains(&bits)
             || features & !(INCOMPAT_CHUNKED_FILE | INCOMPAT_DEVICE_TABLE) != 0
         {
             return Err(Damage("it has features that this program does not write"));
         }
         let read = Self {
+            bits,
             root_nid: bytes.u16(14)?,
             inodes: bytes.u64(16)?,
             build_time: bytes.u64(24)?,
@@ -111,6 +123,7 @@ impl Super {
             devices: bytes.u16(86)?,
             device_slot: bytes.u16(88)?,
         };
+        let mut block = bytes.slice(0, checked(bits) as u64)?.to_vec();
         block[4..8].fill(0);
         match checksum(&block) == stored {
             true => Ok(read),
@@ -187,14 +200,14 @@ impl RawInode {
 }
 
 /// How chunks of a size are announced: the logarithm of the size, and that each has an index.
-pub(super) fn chunk_format(bits: u32) -> u32 {
-    0x20 | (bits - BLOCK_BITS)
+pub(super) fn chunk_format(bits: u32, block_bits: u32) -> u32 {
+    0x20 | (bits - block_bits)
 }
 
 /// The logarithm of the size of chunks.
-pub(super) fn chunk_bits(format: u32) -> Result<u32, Damage> {
+pub(super) fn chunk_bits(format: u32, block_bits: u32) -> Result<u32, Damage> {
     match format & !0x3f {
-        0 if format & 0x20 != 0 => Ok(BLOCK_BITS + (format & 0x1f)),
+        0 if format & 0x20 != 0 => Ok(block_bits + (format & 0x1f)),
         _ => Err(Damage("a chunk format is not known")),
     }
 }
@@ -313,27 +326,30 @@ mod tests {
 
     #[test]
     fn a_superblock_is_read_as_it_was_written_and_every_flipped_byte_is_noticed() {
-        let written = Super {
-            root_nid: 1,
-            inodes: 7,
-            build_time: 1_700_000_000,
-            build_nanos: 5,
-            blocks: 900,
-            meta_block: 800,
-            xattr_block: 899,
-            uuid: *b"0123456789abcdef",
-            chunks: true,
-            devices: 3,
-            device_slot: 9,
-        };
-        let mut block = vec![0; BLOCK as usize];
-        written.put(&mut block);
+        for bits in [SECTOR_BITS, BLOCK_BITS] {
+            let written = Super {
+                bits,
+                root_nid: 1,
+                inodes: 7,
+                build_time: 1_700_000_000,
+                build_nanos: 5,
+                blocks: 900,
+                meta_block: 800,
+                xattr_block: 899,
+                uuid: *b"0123456789abcdef",
+                chunks: true,
+                devices: 3,
+                device_slot: 9,
+            };
+            let mut first = vec![0; 4096];
+            written.put(&mut first);
 
-        assert_eq!(Super::get(&block), Ok(written));
-        for at in SUPER_OFFSET..BLOCK as usize {
-            block[at] ^= 1;
-            assert!(Super::get(&block).is_err(), "byte {at}");
-            block[at] ^= 1;
+            assert_eq!(Super::get(&first), Ok(written));
+            for at in SUPER_OFFSET..SUPER_OFFSET + checked(bits) {
+                first[at] ^= 1;
+                assert!(Super::get(&first).is_err(), "byte {at}");
+                first[at] ^= 1;
+            }
         }
     }
 

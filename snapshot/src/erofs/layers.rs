@@ -11,20 +11,29 @@ use std::{
 use super::{
     Image, Node, Options, Tree, Writer,
     data::{DataError, Device},
-    format::BLOCK,
+    format::{BLOCK_BITS, SECTOR_BITS},
+    place::{Piece, Place},
     read::Opened,
     settle::Refused,
+    tree::Content as NodeContent,
 };
 use crate::{Error, Result, Supposed, folders::io};
 
 /// How much of a layer is read at once, in bytes.
 const BUFFER: usize = 128 << 10;
 
-/// Layers, the lowest first. The data of each is on the device of its number, from 1.
+/// The tar of an index, beside it.
+pub(super) const TAR: &str = "layer.tar";
+/// The number of the first device of a merged tree: those below are a layer's own image and tar.
+const FIRST: u16 = 2;
+
+/// Layers, the lowest first. Their data is on the devices, whose numbers count from [`FIRST`].
 #[derive(Debug, Default)]
 pub(super) struct Layers {
     paths: Vec<PathBuf>,
-    opened: Vec<Opened>,
+    devices: Vec<(PathBuf, Device)>,
+    /// The size (its logarithm) of blocks that fits all of them.
+    bits: Option<u32>,
     tree: Option<Tree>,
 }
 
@@ -51,11 +60,17 @@ impl Layers {
         for path in paths {
             let opened = Opened::open(&path)?;
             let layer = opened.tree(&path)?;
-            let number = u16::try_from(self.opened.len() + 1)
-                .map_err(|_| image(&path, "there are more than 65,535 layers".to_owned()))?;
+            let mut numbers = [0, 1];
+            for (own, device) in devices(&path, &opened)? {
+                let number =
+                    u16::try_from(self.devices.len()).ok().and_then(|count| count.checked_add(FIRST));
+                numbers[own] =
+                    number.ok_or_else(|| image(&path, "there are more than 65,533 layers".to_owned()))?;
+                self.devices.push(device);
+            }
             let tree = self.tree.get_or_insert_default();
-            tree.stack(&layer, number).map_err(|reason| image(&path, reason.to_owned()))?;
-            self.opened.push(opened);
+            tree.stack(&layer, numbers).map_err(|reason| image(&path, reason.to_owned()))?;
+            self.bits = Some(self.bits.unwrap_or(opened.header.bits).min(opened.header.bits));
             self.paths.push(path);
         }
         Ok(())
@@ -65,21 +80,27 @@ impl Layers {
         self.tree.as_ref()
     }
 
-    /// By which each layer is known.
-    pub(super) fn tags(paths: &[PathBuf]) -> Result<Vec<[u8; 64]>> {
-        paths.iter().map(|path| Ok(Opened::open(path)?.tag())).collect()
+    /// The devices of a merged tree of these layers, and by which each is known.
+    pub(super) fn devices(paths: &[PathBuf]) -> Result<Vec<(PathBuf, [u8; 64])>> {
+        let mut all = Vec::new();
+        for path in paths {
+            let found = devices(path, &Opened::open(path)?)?;
+            all.extend(found.into_iter().map(|(_, (path, device))| (path, device.tag)));
+        }
+        Ok(all)
     }
 
     /// Writes an image of the merged tree alone, whose data is on the layers as devices.
     pub(super) fn write_index(mut self, path: &Path) -> Result<Image> {
         let failed = |source| io("write", path, source);
         let file = File::options().create(true).truncate(true).read(true).write(true).open(path);
-        let writer = Writer::with_devices(file.map_err(failed)?, self.opened.len()).map_err(failed)?;
+        let bits = self.bits.unwrap_or(BLOCK_BITS);
+        let writer = Writer::with_devices(file.map_err(failed)?, bits, self.devices.len()).map_err(failed)?;
         let mut options = Options::default();
-        for layer in &self.opened {
-            options.devices.push(Device { tag: layer.tag(), blocks: layer.header.blocks });
-        }
+        options.devices.extend(self.devices.into_iter().map(|(_, device)| device));
         let mut tree = self.tree.take().unwrap_or_default();
+        // In an image, device 1 is the first one.
+        tree.shift_devices(FIRST - 1);
         writer.finish(&mut tree, &options).map_err(|error| data(error, path))
     }
 
@@ -120,9 +141,13 @@ impl Layers {
         }
         let failed = |source| io("write", path, source);
         let file = File::options().read(true).write(true).open(path).map_err(failed)?;
-        let mut writer = Writer::behind_data(file, opened.header.meta_block).map_err(failed)?;
+        let mut writer = Writer::behind_data(file, &opened.header).map_err(failed)?;
         self.take_in(&mut tree, &mut writer, path)?;
-        let options = Options::default().uuid(opened.header.uuid).time(opened.header.build_time);
+        let mut options = Options::default().uuid(opened.header.uuid).time(opened.header.build_time);
+        if opened.is_index() {
+            let (tag, blocks) = opened.slot(0, path)?;
+            options.devices.push(Device { tag, length: u64::from(blocks) << opened.header.bits });
+        }
         writer.finish(&mut tree, &options).map_err(|error| data(error, path))?;
         Ok(None)
     }
@@ -132,24 +157,28 @@ impl Layers {
         let mut found = Vec::new();
         for node in tree.named() {
             if let Some((_, device, pieces)) = tree.data_of(node)
-                && device > 0
+                && device >= FIRST
             {
                 found.push((device, pieces.first().map(|(_, block, _)| *block), node));
             }
         }
         // As they are on the disk.
         found.sort_unstable();
+        let mut opened = None;
         for (device, _, node) in found {
             let (size, _, pieces) = tree.data_of(node).expect("it was found");
-            let from = usize::from(device) - 1;
-            let content = Content {
-                file: &self.opened[from].file,
-                left: pieces.iter().map(|(_, block, length)| (u64::from(*block) * BLOCK, *length)).collect(),
-            };
+            let (from, _) = &self.devices[usize::from(device - FIRST)];
+            let failed = |source| io("read", from, source);
+            if opened.as_ref().is_none_or(|(number, _)| *number != device) {
+                opened = Some((device, File::open(from).map_err(failed)?));
+            }
+            let (_, file) = opened.as_ref().expect("it was just opened");
+            let place = |(_, sector, length): &Piece| (u64::from(*sector) << SECTOR_BITS, *length);
+            let content = Content { file, left: pieces.iter().map(place).collect() };
             let mut content = io::BufReader::with_capacity(BUFFER, content);
             let pieces: Vec<_> = pieces.into_iter().map(|(offset, _, length)| (offset, length)).collect();
             let written = writer.data(&mut content, &pieces, size).map_err(|error| match error {
-                DataError::Read(source) => io("read", &self.paths[from], source),
+                DataError::Read(source) => failed(source),
                 other => data(other, path),
             })?;
             tree.set_data(node, written);
@@ -178,6 +207,24 @@ impl io::Read for Content<'_> {
     }
 }
 
+/// The devices that the data of a layer is on: whether it is its image (0) or its tar (1), and the device.
+fn devices(path: &Path, opened: &Opened) -> Result<Vec<(usize, (PathBuf, Device))>> {
+    let tag = opened.tag();
+    let mut all = Vec::new();
+    if opened.has_data() {
+        let length = u64::from(opened.header.blocks) << opened.header.bits;
+        all.push((0, (path.to_owned(), Device { tag, length })));
+    }
+    if opened.is_index() {
+        let (_, blocks) = opened.slot(0, path)?;
+        let mut tag = tag;
+        tag[63] = 1;
+        let length = u64::from(blocks) << opened.header.bits;
+        all.push((1, (path.with_file_name(TAR), Device { tag, length })));
+    }
+    Ok(all)
+}
+
 fn image(path: &Path, reason: String) -> Error {
     Error::Image { path: path.to_owned(), reason }
 }
@@ -191,6 +238,21 @@ fn data(error: DataError, path: &Path) -> Error {
 }
 
 impl Tree {
+    /// Lowers the number of each device.
+    fn shift_devices(&mut self, by: u16) {
+        for inode in &mut self.inodes {
+            match &mut inode.content {
+                NodeContent::Plain { device, .. } => *device = device.saturating_sub(by),
+                NodeContent::File { place, .. } => {
+                    if let Place::Chunks { device, .. } = &mut **place {
+                        *device = device.saturating_sub(by);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// All nodes that have a name, in some order.
     fn named(&self) -> Vec<Node> {
         let mut seen = vec![false; self.inodes.len()];

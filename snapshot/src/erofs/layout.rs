@@ -9,8 +9,8 @@ use std::{collections::HashMap, io};
 use super::{
     Tree, Writer,
     format::{
-        BLOCK, CHUNK_SIZE, ENTRY_SIZE, INODE_SIZE, Layout, RawInode, SLOT, XATTR_HEAD, chunk_format,
-        entry_kind, put_chunk,
+        CHUNK_SIZE, ENTRY_SIZE, HOLE, INODE_SIZE, Layout, RawInode, SECTOR_BITS, SLOT, XATTR_HEAD,
+        chunk_format, entry_kind, put_chunk,
     },
     place::Place,
     tree::{Content, Node},
@@ -34,6 +34,8 @@ pub(super) struct Plan {
     /// For nodes whose content does not end with the inode, although it does not fill a block.
     apart: std::collections::HashSet<Node>,
     shared: Shared,
+    /// The size (its logarithm) of a block.
+    bits: u32,
     meta_block: u32,
     inode_bytes: u64,
     xattr_block: u32,
@@ -51,8 +53,9 @@ struct Shared {
 }
 
 impl Plan {
-    /// Plans the metadata behind `meta_block`. `None` if there is no room for it.
-    pub(super) fn new(tree: &mut Tree, meta_block: u32) -> Option<Self> {
+    /// Plans the metadata behind `meta_block`, in blocks of that size (its logarithm). `None` if there is no room for it.
+    pub(super) fn new(tree: &mut Tree, meta_block: u32, bits: u32) -> Option<Self> {
+        let block = 1 << bits;
         let (order, links) = walk(tree);
         let shared = Shared::new(tree, &order);
         let mut slots = vec![0; tree.inodes.len()];
@@ -62,18 +65,18 @@ impl Plan {
         let mut at = SLOT;
         for node in &order {
             let head = INODE_SIZE + shared.length(tree, *node);
-            let content = content_length(tree, *node);
-            let (mut whole, mut rest) = (content / BLOCK, content % BLOCK);
+            let content = content_length(tree, *node, block);
+            let (mut whole, mut rest) = (content / block, content % block);
             // What follows the inode is in one block; of a symbolic link, in the inode's own.
             let within =
-                |at: u64| if tree.target(*node).is_some() { at % BLOCK + head } else { (at + head) % BLOCK };
-            if rest > 0 && within(0) + rest > BLOCK {
+                |at: u64| if tree.target(*node).is_some() { at % block + head } else { (at + head) % block };
+            if rest > 0 && within(0) + rest > block {
                 // It never fits: a block of its own.
                 apart.insert(*node);
                 (whole, rest) = (whole + 1, 0);
             }
-            if rest > 0 && within(at) + rest > BLOCK {
-                at = at.next_multiple_of(BLOCK);
+            if rest > 0 && within(at) + rest > block {
+                at = at.next_multiple_of(block);
             }
             if whole > 0 {
                 full.push((*node, whole));
@@ -81,13 +84,17 @@ impl Plan {
             slots[node.0 as usize] = u32::try_from(at / SLOT).ok()?;
             at += head + rest;
             if let Some(count) = chunk_count(tree, *node) {
+                if matches!(tree.inode(*node).content, Content::Plain { size, .. } if size >> 31 > block) {
+                    // A chunk has at most 2^31 blocks.
+                    return None;
+                }
                 chunks = true;
                 at = at.next_multiple_of(CHUNK_SIZE) + count * CHUNK_SIZE;
             }
             at = at.next_multiple_of(SLOT);
         }
-        let inode_bytes = at.next_multiple_of(BLOCK);
-        let mut next = u64::from(meta_block) + inode_bytes / BLOCK;
+        let inode_bytes = at.next_multiple_of(block);
+        let mut next = u64::from(meta_block) + inode_bytes / block;
         let mut blocks = HashMap::new();
         for (node, count) in full {
             blocks.insert(node, u32::try_from(next).ok()?);
@@ -101,6 +108,7 @@ impl Plan {
             blocks,
             apart,
             shared,
+            bits,
             meta_block,
             inode_bytes,
             xattr_block,
@@ -110,7 +118,7 @@ impl Plan {
 
     /// How long the metadata is, in bytes.
     pub(super) fn length(&self) -> u64 {
-        u64::from(self.xattr_block - self.meta_block) * BLOCK + self.shared.bytes.len() as u64
+        (u64::from(self.xattr_block - self.meta_block) << self.bits) + self.shared.bytes.len() as u64
     }
 
     pub(super) fn root(&self) -> u16 {
@@ -149,7 +157,7 @@ impl Plan {
             let whole = if self.apart.contains(node) {
                 content.len()
             } else {
-                content.len() / BLOCK as usize * BLOCK as usize
+                content.len() >> self.bits << self.bits
             };
             out.put(&content[..whole])?;
             out.align()?;
@@ -163,17 +171,19 @@ impl Plan {
         let inode = tree.inode(node);
         let start = out.len();
         let content = self.content(tree, node);
-        let rest = if self.apart.contains(&node) { 0 } else { content.len() % BLOCK as usize };
+        let rest = if self.apart.contains(&node) { 0 } else { content.len() % (1 << self.bits) };
         let block = self.blocks.get(&node).copied();
         let (layout, size, place) = match &inode.content {
             Content::Folder { .. } | Content::Symlink { .. } => {
                 let layout = if rest > 0 { Layout::Inline } else { Layout::Plain };
                 (layout, content.len() as u64, block.unwrap_or(u32::MAX))
             }
-            Content::Plain { size, device: 0, block } => (Layout::Plain, *size, *block),
-            Content::Plain { size, .. } => (Layout::Chunks, *size, chunk_format(one_chunk(*size))),
+            Content::Plain { size, device: 0, block } => (Layout::Plain, *size, self.block(*block)),
+            Content::Plain { size, .. } => {
+                (Layout::Chunks, *size, chunk_format(one_chunk(*size, self.bits), self.bits))
+            }
             Content::File { size, place } => match &**place {
-                Place::Chunks { bits, .. } => (Layout::Chunks, *size, chunk_format(*bits)),
+                Place::Chunks { bits, .. } => (Layout::Chunks, *size, chunk_format(*bits, self.bits)),
                 _ => (Layout::Plain, *size, u32::MAX),
             },
             Content::Device(number) => (Layout::Plain, 0, *number),
@@ -201,14 +211,21 @@ impl Plan {
             out.resize(start + length, 0);
         }
         match &inode.content {
-            Content::Plain { device, block, .. } if *device > 0 => put_chunk(out, *device, *block),
+            Content::Plain { device, block, .. } if *device > 0 => {
+                put_chunk(out, *device, self.block(*block));
+            }
             Content::File { place, .. } => {
                 if let Place::Chunks { device, blocks, .. } = &**place {
-                    blocks.iter().for_each(|block| put_chunk(out, *device, *block));
+                    blocks.iter().for_each(|block| put_chunk(out, *device, self.block(*block)));
                 }
             }
             _ => {}
         }
+    }
+
+    /// The block of a place.
+    fn block(&self, sector: u32) -> u32 {
+        if sector == HOLE { HOLE } else { sector >> (self.bits - SECTOR_BITS) }
     }
 
     /// What a folder or a symbolic link holds.
@@ -220,7 +237,7 @@ impl Plan {
         let entries = entries(tree, node);
         let mut rest = &entries[..];
         while !rest.is_empty() {
-            let (here, after) = rest.split_at(in_one_block(rest));
+            let (here, after) = rest.split_at(in_one_block(rest, 1 << self.bits));
             let start = out.len();
             let mut name = here.len() * ENTRY_SIZE;
             for (text, child) in here {
@@ -231,7 +248,7 @@ impl Plan {
             }
             here.iter().for_each(|(text, _)| out.extend_from_slice(text));
             if !after.is_empty() {
-                out.resize(start + BLOCK as usize, 0);
+                out.resize(start + (1 << self.bits), 0);
             }
             rest = after;
         }
@@ -347,17 +364,17 @@ fn entries(tree: &Tree, folder: Node) -> Vec<(&[u8], Node)> {
 }
 
 /// How many of some entries fit one block, from the first.
-fn in_one_block(entries: &[(&[u8], Node)]) -> usize {
+fn in_one_block(entries: &[(&[u8], Node)], block: u64) -> usize {
     let mut length = 0;
     let fits = |(name, _): &&(&[u8], Node)| {
         length += ENTRY_SIZE + name.len();
-        length <= BLOCK as usize
+        length as u64 <= block
     };
     entries.iter().take_while(fits).count()
 }
 
 /// How long the entries of a folder or the target of a link are, in bytes.
-fn content_length(tree: &Tree, node: Node) -> u64 {
+fn content_length(tree: &Tree, node: Node, block: u64) -> u64 {
     if let Some(target) = tree.target(node) {
         return target.len() as u64;
     }
@@ -365,10 +382,10 @@ fn content_length(tree: &Tree, node: Node) -> u64 {
     let mut rest = &entries[..];
     let mut length = 0;
     while !rest.is_empty() {
-        let (here, after) = rest.split_at(in_one_block(rest));
+        let (here, after) = rest.split_at(in_one_block(rest, block));
         length += match after {
             [] => here.iter().map(|(name, _)| ENTRY_SIZE as u64 + name.len() as u64).sum(),
-            _ => BLOCK,
+            _ => block,
         };
         rest = after;
     }
@@ -388,6 +405,6 @@ fn chunk_count(tree: &Tree, node: Node) -> Option<u64> {
 }
 
 /// The size (its logarithm) of a chunk that holds a whole file.
-pub(super) fn one_chunk(size: u64) -> u32 {
-    (super::format::BLOCK_BITS..64).find(|bits| size <= 1 << bits).expect("files are not that large")
+pub(super) fn one_chunk(size: u64, block_bits: u32) -> u32 {
+    (block_bits..64).find(|bits| size <= 1 << bits).expect("files are not that large")
 }

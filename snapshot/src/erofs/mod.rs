@@ -9,7 +9,8 @@
 //! The image is written from its beginning to its end: the data of each file when it comes, and then the metadata, which was
 //! kept in a [`Tree`]. So memory is proportional to the number of entries, and no file but the image is ever made.
 //!
-//! Data begins at multiples of 4,096 bytes, where any kernel since 5.15 and any reader of the format finds it.
+//! Data begins at multiples of 4,096 bytes, where any kernel since 5.15 and any reader of the format finds it. An **index**
+//! ([`Writer::index`]) has no data: its files are where they are in a tar, at multiples of 512 bytes, which takes Linux 6.4.
 
 mod data;
 mod driver;
@@ -23,6 +24,7 @@ mod probe;
 mod read;
 mod settle;
 mod stack;
+mod tar;
 mod tree;
 mod verity;
 mod xattrs;
@@ -30,9 +32,10 @@ mod xattrs;
 use std::fs::File;
 
 pub use data::{DataError, Options, Writer};
-pub use driver::{Erofs, ErofsOptions, Form};
+pub use driver::{Erofs, ErofsOptions, Form, LayerForm};
 pub use place::Data;
 pub use settle::{IMPLIED, LINK, Refused};
+pub use tar::TarFile;
 pub use tree::{Kind, Meta, Node, Tree};
 pub use verity::Verity;
 pub use xattrs::XattrSet;
@@ -41,9 +44,7 @@ pub use xattrs::XattrSet;
 #[derive(Debug)]
 pub struct Image {
     file: File,
-    inodes: u64,
-    blocks: u32,
-    meta_block: u32,
+    header: format::Super,
 }
 
 impl Image {
@@ -54,16 +55,16 @@ impl Image {
 
     /// How many files, folders, links and devices it has.
     pub fn inodes(&self) -> u64 {
-        self.inodes
+        self.header.inodes
     }
 
     /// How long it is, in bytes.
     pub fn length(&self) -> u64 {
-        u64::from(self.blocks) * format::BLOCK
+        u64::from(self.header.blocks) << self.header.bits
     }
 
     /// How long its data is, the superblock included, in bytes: the metadata begins there.
     pub fn data_length(&self) -> u64 {
-        u64::from(self.meta_block) * format::BLOCK
+        u64::from(self.header.meta_block) << self.header.bits
     }
 }

@@ -9,19 +9,20 @@ use super::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Data(pub(super) Place);
 
-/// Where the data of a file is, in blocks of a device. Device 0 is the image itself.
+/// Where the data of a file is on a device, in units of 512 bytes. Device 0 is the image itself, device 1 the tar that it is an index of;
+/// in the merged tree of some layers, higher ones are theirs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Place {
     /// There is none.
     #[default]
     Nowhere,
-    /// In blocks that follow each other.
+    /// In one piece.
     At { device: u16, block: u32 },
     /// In chunks of that size (its logarithm), some of them holes.
     Chunks { bits: u32, device: u16, blocks: Box<[u32]> },
 }
 
-/// Some data of a file: its offset there, the block where it is, and its length in bytes.
+/// Some data of a file: its offset there, where it is, in units of 512 bytes, and its length in bytes.
 pub(super) type Piece = (u64, u32, u64);
 
 impl Tree {

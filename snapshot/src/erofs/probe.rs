@@ -8,7 +8,7 @@ use rustix::{
 };
 
 use super::{
-    Kind, Meta, Options, Tree, Writer,
+    Kind, LayerForm, Meta, Options, Tree, Writer,
     driver::{overlay, unsupported},
 };
 use crate::{
@@ -19,8 +19,8 @@ use crate::{
     tree,
 };
 
-/// Mounts a tiny image as every snapshot will be, and writes on top of it.
-pub(super) fn run(root: &Root) -> Result<()> {
+/// Mounts a tiny image, kept as new layers will be, as every snapshot will be, and writes on top of it.
+pub(super) fn run(root: &Root, layers: LayerForm) -> Result<()> {
     let attempt = |folder: &Path| {
         for name in ["upper", "work"] {
             mkdir(&folder.join(name), 0o755)?;
@@ -31,13 +31,24 @@ pub(super) fn run(root: &Root) -> Result<()> {
             let mut tree = Tree::new();
             tree.put(tree.root(), b"file", Meta::default(), Kind::Fifo).expect("it is a good name");
             let file = File::options().create_new(true).read(true).write(true).open(&image)?;
-            let written = Writer::new(file)?.finish(&mut tree, &Options::default());
+            let written = match layers {
+                LayerForm::Full => Writer::new(file)?.finish(&mut tree, &Options::default()),
+                LayerForm::Index => {
+                    std::fs::write(folder.join("tar"), [0; 512])?;
+                    Writer::index(file)?.finish_index(&mut tree, &Options::default(), 512)
+                }
+            };
             written.map(drop).map_err(std::io::Error::other)
         };
         write().map_err(|source| io("write", &image, source))?;
-        let mut options = vec!["rw".to_owned(), format!("lowerimage={}", place("image"))];
+        let lower = match layers {
+            LayerForm::Full => place("image"),
+            LayerForm::Index => format!("{}:{}", place("image"), place("tar")),
+        };
+        let mut options = vec!["rw".to_owned(), format!("lowerimage={lower}")];
         options.extend([format!("upperdir={}", place("upper")), format!("workdir={}", place("work"))]);
-        let tree = mount::open_tree(&[overlay(options)]).map_err(|err| cannot_mount(err, root.path()))?;
+        let tree =
+            mount::open_tree(&[overlay(options)]).map_err(|err| cannot_mount(err, root.path(), layers))?;
         let used = unlinkat(&tree, "file", AtFlags::empty())
             .and_then(|()| openat(&tree, "other", OFlags::CREATE | OFlags::CLOEXEC, Mode::RWXU));
         match used {
@@ -56,11 +67,15 @@ pub(super) fn run(root: &Root) -> Result<()> {
     root.attempt(attempt, tree::remove)
 }
 
-fn cannot_mount(err: Error, root: &Path) -> Error {
+fn cannot_mount(err: Error, root: &Path, layers: LayerForm) -> Error {
     let cause = err.source().map(ToString::to_string).unwrap_or_default();
+    let index = match layers {
+        LayerForm::Full => "",
+        LayerForm::Index => "; an index of a tar takes Linux 6.4",
+    };
     let reason = format!(
         "an image in {} cannot be mounted: {cause}; it takes root, for EROFS cannot be mounted in a user namespace, and Linux 6.12 \
-         with EROFS and overlayfs, or 5.15 with loop devices; without these, use the overlay snapshotter",
+         with EROFS and overlayfs, or 5.15 with loop devices{index}; without these, use the overlay snapshotter",
         root.display()
     );
     unsupported("work here", reason)

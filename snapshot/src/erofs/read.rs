@@ -9,9 +9,10 @@ use std::{
 
 use super::{
     Meta, Tree,
+    data::head,
     format::{
-        BLOCK, CHUNK_SIZE, DEVICE_SIZE, Damage, ENTRY_SIZE, HOLE, INODE_SIZE, Layout, RawInode, Reader, SLOT,
-        Super, XATTR_HEAD, chunk_bits,
+        BLOCK_BITS, CHUNK_SIZE, DEVICE_SIZE, Damage, ENTRY_SIZE, HOLE, INODE_SIZE, Layout, RawInode, Reader,
+        SECTOR_BITS, SLOT, Super, XATTR_HEAD, chunk_bits,
     },
     place::Place,
     tree::{Content, Inode, KIND, Node},
@@ -30,16 +31,14 @@ impl Opened {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let io = |source| Error::Io { op: "read", path: path.to_owned(), source };
         let file = File::open(path).map_err(io)?;
-        let mut first = vec![0; BLOCK as usize];
+        let mut first = vec![0; 1 << BLOCK_BITS];
         let length = file.metadata().map_err(io)?.len();
-        let read = file.read_exact_at(&mut first, 0);
-        let header = match read {
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Err(Damage("it is too short")),
-            Err(error) => return Err(io(error)),
-            Ok(()) => Super::get(&first),
+        first.truncate(usize::try_from(length).unwrap_or(usize::MAX));
+        file.read_exact_at(&mut first, 0).map_err(io)?;
+        let header = Super::get(&first);
+        let whole = |header: &Super| {
+            u64::from(header.blocks) << header.bits <= length && header.meta_block <= header.blocks
         };
-        let whole =
-            |header: &Super| u64::from(header.blocks) * BLOCK <= length && header.meta_block <= header.blocks;
         match header {
             Ok(header) if whole(&header) => Ok(Self { file, header }),
             Ok(_) => Err(damaged(path, Damage("it is too short"))),
@@ -49,14 +48,15 @@ impl Opened {
 
     /// Reads the tree.
     pub(super) fn tree(&self, path: &Path) -> Result<Tree> {
-        let start = u64::from(self.header.meta_block) * BLOCK;
-        let mut bytes = vec![0; (u64::from(self.header.blocks) * BLOCK - start) as usize];
+        let start = self.data_end();
+        let mut bytes = vec![0; ((u64::from(self.header.blocks) << self.header.bits) - start) as usize];
         self.file.read_exact_at(&mut bytes, start).map_err(|source| Error::Io {
             op: "read",
             path: path.to_owned(),
             source,
         })?;
-        let source = Source { meta: Reader(&bytes), header: &self.header };
+        let tar = if self.is_index() { self.slot(0, path)?.1 } else { 0 };
+        let source = Source { meta: Reader(&bytes), header: &self.header, tar };
         source.tree().map_err(|damage| damaged(path, damage))
     }
 }
@@ -73,23 +73,42 @@ impl Opened {
         tag
     }
 
+    /// Whether its data is in a tar.
+    pub(super) fn is_index(&self) -> bool {
+        self.header.devices == 1
+    }
+
+    /// Whether any data is in the image itself. That of one that is no index always counts.
+    pub(super) fn has_data(&self) -> bool {
+        !self.is_index() || self.data_end() > head(1, self.header.bits)
+    }
+
+    /// Where its own data ends, in bytes: the superblock and the device slots count.
+    pub(super) fn data_end(&self) -> u64 {
+        u64::from(self.header.meta_block) << self.header.bits
+    }
+
     /// The tags of the devices that its data is on.
     pub(super) fn devices(&self, path: &Path) -> Result<Vec<[u8; 64]>> {
-        let mut tags = vec![[0; 64]; self.header.devices.into()];
-        for (number, tag) in tags.iter_mut().enumerate() {
-            let slot = (u64::from(self.header.device_slot) + number as u64) * DEVICE_SIZE;
-            self.file.read_exact_at(tag, slot).map_err(|source| Error::Io {
-                op: "read",
-                path: path.to_owned(),
-                source,
-            })?;
-        }
-        Ok(tags)
+        (0..self.header.devices).map(|number| Ok(self.slot(number, path)?.0)).collect()
+    }
+
+    /// The tag of a device, and how many blocks it has.
+    pub(super) fn slot(&self, number: u16, path: &Path) -> Result<([u8; 64], u32)> {
+        let mut slot = [0; DEVICE_SIZE as usize];
+        let at = (u64::from(self.header.device_slot) + u64::from(number)) * DEVICE_SIZE;
+        self.file.read_exact_at(&mut slot, at).map_err(|source| Error::Io {
+            op: "read",
+            path: path.to_owned(),
+            source,
+        })?;
+        let blocks = Reader(&slot).u32(64).expect("it is in there");
+        Ok((slot[..64].try_into().expect("it was cut to that length"), blocks))
     }
 
     /// Owner, permissions and time of the root.
     pub(super) fn root(&self, path: &Path) -> Result<Meta> {
-        let at = u64::from(self.header.meta_block) * BLOCK + u64::from(self.header.root_nid) * SLOT;
+        let at = self.data_end() + u64::from(self.header.root_nid) * SLOT;
         let mut bytes = [0; INODE_SIZE as usize];
         self.file.read_exact_at(&mut bytes, at).map_err(|source| Error::Io {
             op: "read",
@@ -110,11 +129,13 @@ fn damaged(path: &Path, damage: Damage) -> Error {
 struct Source<'a> {
     meta: Reader<'a>,
     header: &'a Super,
+    /// How many blocks the tar has that its data is in.
+    tar: u32,
 }
 
 impl Source<'_> {
     fn tree(&self) -> Result<Tree, Damage> {
-        if self.header.devices > 0 {
+        if self.header.devices > 1 {
             return Err(Damage("its data is on other devices"));
         }
         let mut tree = Tree::new();
@@ -174,7 +195,7 @@ impl Source<'_> {
                 let shared = u64::from(bytes.u8(4)?);
                 let area =
                     u64::from(self.header.xattr_block - self.header.meta_block.min(self.header.xattr_block))
-                        * BLOCK;
+                        << self.header.bits;
                 let mut entries = Vec::new();
                 for number in 0..shared {
                     let place = area + 4 * u64::from(bytes.u32(XATTR_HEAD + 4 * number)?);
@@ -215,30 +236,46 @@ impl Source<'_> {
     }
 
     fn file(&self, raw: &RawInode, after: u64) -> Result<Content, Damage> {
-        let outside = |block: u32, length: u64| {
-            u64::from(block) + length.div_ceil(BLOCK) > self.header.meta_block.into()
+        let block = 1_u64 << self.header.bits;
+        let place = |device: u16, at: u32, length: u64| {
+            let end = if device == 0 { self.header.meta_block } else { self.tar };
+            let inside =
+                device <= self.header.devices && u64::from(at) + length.div_ceil(block) <= end.into();
+            let sector = u64::from(at) << (self.header.bits - SECTOR_BITS);
+            let sector = u32::try_from(sector).ok().filter(|sector| inside && *sector != HOLE);
+            sector.ok_or(Damage("the data of a file is outside of it"))
         };
         let size = raw.size;
         match raw.layout {
             _ if size == 0 => Ok(Content::File { size, place: Box::new(Place::Nowhere) }),
-            Layout::Plain if outside(raw.place, size) => Err(Damage("the data of a file is outside of it")),
-            Layout::Plain => Ok(Content::Plain { size, device: 0, block: raw.place }),
+            Layout::Plain => Ok(Content::Plain { size, device: 0, block: place(0, raw.place, size)? }),
             Layout::Chunks => {
-                let bits = chunk_bits(raw.place)?;
+                let bits = chunk_bits(raw.place, self.header.bits)?;
                 let count = ((size - 1) >> bits) + 1;
                 let index = Reader(
                     self.meta.slice(after.next_multiple_of(CHUNK_SIZE), count.saturating_mul(CHUNK_SIZE))?,
                 );
+                let mut on = None;
                 let mut blocks = Vec::with_capacity(count as usize);
                 for number in 0..count {
-                    let block = index.u32(number * CHUNK_SIZE + 4)?;
-                    let length = (1 << bits).min(size - (number << bits));
-                    if index.u16(number * CHUNK_SIZE + 2)? != 0 || block != HOLE && outside(block, length) {
-                        return Err(Damage("the data of a file is outside of it"));
+                    let (at, device) =
+                        (index.u32(number * CHUNK_SIZE + 4)?, index.u16(number * CHUNK_SIZE + 2)?);
+                    if at == HOLE {
+                        blocks.push(HOLE);
+                        continue;
                     }
-                    blocks.push(block);
+                    if *on.get_or_insert(device) != device {
+                        return Err(Damage("the data of a file is on several devices"));
+                    }
+                    blocks.push(place(device, at, (1 << bits).min(size - (number << bits)))?);
                 }
-                let place = Place::Chunks { bits, device: 0, blocks: blocks.into() };
+                let device = on.unwrap_or(0);
+                if let [block] = blocks[..]
+                    && device > 0
+                {
+                    return Ok(Content::Plain { size, device, block });
+                }
+                let place = Place::Chunks { bits, device, blocks: blocks.into() };
                 Ok(Content::File { size, place: Box::new(place) })
             }
             Layout::Inline => Err(Damage("a file is laid out as this program does not do it")),
@@ -247,13 +284,13 @@ impl Source<'_> {
 
     /// What a folder or a symbolic link holds.
     fn content(&self, raw: &RawInode, after: u64) -> Result<Vec<u8>, Damage> {
-        let inline = if raw.layout == Layout::Inline { raw.size % BLOCK } else { 0 };
+        let inline = if raw.layout == Layout::Inline { raw.size % (1 << self.header.bits) } else { 0 };
         let whole = raw.size - inline;
         let mut content = Vec::new();
         if whole > 0 {
             let block =
                 raw.place.checked_sub(self.header.meta_block).ok_or(Damage("a folder is outside of it"))?;
-            content.extend_from_slice(self.meta.slice(u64::from(block) * BLOCK, whole)?);
+            content.extend_from_slice(self.meta.slice(u64::from(block) << self.header.bits, whole)?);
         }
         content.extend_from_slice(self.meta.slice(after, inline)?);
         Ok(content)
@@ -263,7 +300,7 @@ impl Source<'_> {
     fn entries(&self, raw: &RawInode, after: u64) -> Result<Vec<(Vec<u8>, u64)>, Damage> {
         let content = self.content(raw, after)?;
         let mut entries = Vec::new();
-        for block in content.chunks(BLOCK as usize) {
+        for block in content.chunks(1 << self.header.bits) {
             let bytes = Reader(block);
             let names = u64::from(bytes.u16(8)?);
             let count = names / ENTRY_SIZE as u64;
@@ -337,7 +374,7 @@ mod tests {
 
         let again = tempfile::NamedTempFile::new().expect("there is room");
         std::fs::copy(file.path(), again.path()).expect("there is room");
-        let writer = Writer::behind_data(again.reopen().expect("it is there"), opened.header.meta_block);
+        let writer = Writer::behind_data(again.reopen().expect("it is there"), &opened.header);
         writer.expect("there is room").finish(&mut tree, &Options::default()).expect("there is room");
 
         assert!(std::fs::read(again.path()).expect("it is there") == bytes, "bit for bit");
@@ -349,7 +386,7 @@ mod tests {
         fn a_damaged_image_is_an_error_or_read(changes in proptest::collection::vec((any::<u16>(), any::<u8>()), 1..8)) {
             let mut bytes = image();
             // The metadata, where the checksum does not look.
-            let start = 5 * BLOCK as usize;
+            let start = 5 << BLOCK_BITS;
             for (at, value) in changes {
                 let length = bytes.len();
                 bytes[start + usize::from(at) % (length - start)] = value;

@@ -153,7 +153,7 @@ impl Tree {
         if let Some(copy) = copies.get(&found) {
             return self.link(folder, name, *copy).map_err(|reason| refused(path, reason));
         }
-        let copy = self.copy(lower, found, (folder, name), 0).map_err(|reason| refused(path, reason))?;
+        let copy = self.copy(lower, found, (folder, name), [0, 1]).map_err(|reason| refused(path, reason))?;
         copies.insert(found, copy);
         Ok(())
     }

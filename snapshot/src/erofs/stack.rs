@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use super::tree::{Node, OPAQUE, Tree};
 
 impl Tree {
-    /// Puts a layer on top: its whiteouts and opaque folders hide what is here, and are not in the tree afterwards. Its data is on
-    /// `device`.
+    /// Puts a layer on top: its whiteouts and opaque folders hide what is here, and are not in the tree afterwards. What is in its
+    /// image is on the first of `devices`, and what is in its tar on the second.
     ///
     /// # Errors
     ///
     /// In words, if the tree grows too large.
-    pub(super) fn stack(&mut self, upper: &Self, device: u16) -> Result<(), &'static str> {
+    pub(super) fn stack(&mut self, upper: &Self, devices: [u16; 2]) -> Result<(), &'static str> {
         // A file with several names in the layer has them here, too.
         let mut files: HashMap<Node, Node> = HashMap::new();
         let mut open = vec![(self.root(), upper.root())];
@@ -32,13 +32,13 @@ impl Tree {
                     let below = self.child(here, name).filter(|below| self.is_folder(*below));
                     let folder = match below {
                         Some(below) => below,
-                        None => self.copy(upper, child, (here, name), device)?,
+                        None => self.copy(upper, child, (here, name), devices)?,
                     };
                     open.push((folder, child));
                 } else if let Some(known) = files.get(&child) {
                     self.link(here, name, *known)?;
                 } else {
-                    files.insert(child, self.copy(upper, child, (here, name), device)?);
+                    files.insert(child, self.copy(upper, child, (here, name), devices)?);
                 }
             }
         }
@@ -51,9 +51,9 @@ impl Tree {
         other: &Self,
         node: Node,
         (folder, name): (Node, &[u8]),
-        device: u16,
+        devices: [u16; 2],
     ) -> Result<Node, &'static str> {
-        let inode = self.import(other, node, device)?;
+        let inode = self.import(other, node, devices)?;
         let copy = self.adopt(inode);
         self.link(folder, name, copy)?;
         self.set_parent(copy, folder);
@@ -112,7 +112,7 @@ mod tests {
             ("f", file),
         ]);
 
-        merged.stack(&upper, 0).expect("it is small");
+        merged.stack(&upper, [0, 0]).expect("it is small");
 
         assert_eq!(names(&merged, ""), ["d", "f", "o"]);
         assert_eq!(names(&merged, "d"), ["new", "old"]);

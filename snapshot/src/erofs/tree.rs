@@ -444,20 +444,28 @@ impl Tree {
         Ok(Content::Symlink { text, length: target.len() as u32 })
     }
 
-    /// A copy of another tree's inode, for this tree. A folder is empty. What is in the other's own image is on the device `own` here.
-    pub(super) fn import(&mut self, other: &Self, node: Node, own: u16) -> Result<Inode, &'static str> {
+    /// A copy of another tree's inode, for this tree. A folder is empty. What is in the other's own image, or in its
+    /// tar, is on these devices here.
+    pub(super) fn import(
+        &mut self,
+        other: &Self,
+        node: Node,
+        devices: [u16; 2],
+    ) -> Result<Inode, &'static str> {
         let mut inode = other.inode(node).clone();
         inode.xattrs = self.sets.import(&other.sets, inode.xattrs);
         if let Some(target) = other.target(node) {
             inode.content = self.symlink(target)?;
         }
+        let here = |device: u16| devices.get(usize::from(device)).copied().unwrap_or(device);
         match &mut inode.content {
             Content::Folder { first, .. } => *first = NONE,
-            Content::Plain { device, .. } if *device == 0 => *device = own,
-            Content::File { place, .. } => match &mut **place {
-                Place::Chunks { device, .. } if *device == 0 => *device = own,
-                _ => {}
-            },
+            Content::Plain { device, .. } => *device = here(*device),
+            Content::File { place, .. } => {
+                if let Place::Chunks { device, .. } = &mut **place {
+                    *device = here(*device);
+                }
+            }
             _ => {}
         }
         Ok(inode)

@@ -11,8 +11,10 @@ use std::{fs::File, io, os::unix::fs::FileExt};
 
 use sha2::{Digest, Sha256};
 
-use super::{Image, format::BLOCK};
+use super::{Image, format::BLOCK_BITS};
 
+/// How much is hashed at once, in bytes.
+const BLOCK: u64 = 1 << BLOCK_BITS;
 /// How many hashes a block has.
 const HASHES: u64 = BLOCK / HASH as u64;
 const HASH: usize = 32;
@@ -32,9 +34,13 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// What the system answers; [`io::ErrorKind::InvalidInput`] for a salt of more than 256 bytes.
+    /// What the system answers; [`io::ErrorKind::InvalidInput`] for a salt of more than 256 bytes, and for an index.
     pub fn append_verity(&self, salt: &[u8], uuid: [u8; 16]) -> io::Result<Verity> {
         let offset = self.length();
+        if self.header.bits != BLOCK_BITS {
+            let reason = "the data of an index is in a tar, where the tree would not reach it";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        }
         let root = Tree { file: &self.file, salt, offset, blocks: offset / BLOCK }.write(uuid)?;
         Ok(Verity { root, offset })
     }

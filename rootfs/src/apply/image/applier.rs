@@ -1,9 +1,9 @@
-use std::{fs::File, sync::Arc};
+use std::{fs::File, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
-use windlass_snapshot::{Mount, Snapshotter, Supposed, Whiteouts, mount::open_tree};
+use windlass_snapshot::{LayerFile, Mount, Snapshotter, Supposed, Whiteouts, mount::open_tree};
 
-use super::{Converted, Options, convert, convert_again};
+use super::{Converted, Files, Options, convert, convert_again};
 use crate::{
     Applier, Error, LayerStream, Result,
     applier::{PieceReader, run},
@@ -40,15 +40,14 @@ impl Applier for ImageApplier {
         below: &[Mount],
         whiteouts: Whiteouts,
     ) -> Result<Applied> {
-        let path = self.snapshotter.layer_file(mounts)?;
+        let LayerFile { image, tar } = self.snapshotter.layer_file(mounts)?;
         let options = Options::default().whiteouts(whiteouts).marks(true).limits(self.limits.clone());
         let below = below.to_vec();
         let work = move |plain: PieceReader<'_>| {
-            let file = File::options().create_new(true).read(true).write(true).open(&path);
-            let file = file.map_err(|source| Error::Io { op: "create", path, source })?;
+            let files = Files { image: create(image)?, tar: tar.map(create).transpose()? };
             let Converted { diff_id, entries, supposed, .. } = match below.is_empty() {
-                true => convert(plain, file, &options)?,
-                false => convert_again(plain, file, &open_tree(&below)?, &options)?,
+                true => convert(plain, files, &options)?,
+                false => convert_again(plain, files, &open_tree(&below)?, &options)?,
             };
             let Supposed { folders: guesses, files: targets, refused } = supposed;
             let pending = Pending { guesses, targets, refused, ..Pending::default() };
@@ -56,4 +55,9 @@ impl Applier for ImageApplier {
         };
         run(layer, self.limits.clone(), work).await
     }
+}
+
+fn create(path: PathBuf) -> Result<File> {
+    let file = File::options().create_new(true).read(true).write(true).open(&path);
+    file.map_err(|source| Error::Io { op: "create", path, source })
 }

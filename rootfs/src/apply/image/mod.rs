@@ -1,4 +1,4 @@
-//! Turns a layer into an EROFS image, in one pass: a tar stream in, one file out.
+//! Turns a layer into an EROFS image, in one pass: a tar stream in, one file out; or two, the tar itself and an index of it.
 //!
 //! What is in the image is what [`apply`](super::apply) would make of the layer, entry for entry, with the same limits.
 
@@ -10,14 +10,13 @@ use std::{
     fs::File,
     io::{self, BufRead},
     os::fd::OwnedFd,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use oci_spec::image::Digest;
-use windlass_content::hash::Hasher;
 use windlass_snapshot::{
     Supposed, Whiteouts,
-    erofs::{Image, Writer},
+    erofs::{Image, TarFile, Writer},
 };
 
 pub use self::applier::ImageApplier;
@@ -91,15 +90,29 @@ pub struct Converted {
     pub image: Image,
 }
 
-/// Turns a plain tar stream into an image in `file`, which is emptied first, and reads the stream to its end. Blocks. Nothing
-/// is synced.
+/// Where an image is written.
+#[derive(Debug)]
+pub struct Files {
+    /// The image. It is emptied first.
+    pub image: File,
+    /// Where the plain tar goes, byte for byte, if the image is to be an index of it. It is emptied first.
+    pub tar: Option<File>,
+}
+
+impl From<File> for Files {
+    fn from(image: File) -> Self {
+        Self { image, tar: None }
+    }
+}
+
+/// Turns a plain tar stream into an image, and reads the stream to its end. Blocks. Nothing is synced.
 ///
 /// # Errors
 ///
 /// [`Error::Tar`] if the stream is no tar archive, [`Error::Entry`] and [`Error::Limit`] if it holds what is refused, [`Error::Io`]
 /// if the system refuses. The file is then no image.
-pub fn convert(tar: impl BufRead, file: File, options: &Options) -> Result<Converted> {
-    convert_with(tar, file, None, options)
+pub fn convert(tar: impl BufRead, files: impl Into<Files>, options: &Options) -> Result<Converted> {
+    convert_with(tar, files.into(), None, options)
 }
 
 /// As [`convert`], once the layers below are there: for a layer of which a commit has said
@@ -110,23 +123,55 @@ pub fn convert(tar: impl BufRead, file: File, options: &Options) -> Result<Conve
 /// # Errors
 ///
 /// As [`convert`].
-pub fn convert_again(tar: impl BufRead, file: File, lower: &OwnedFd, options: &Options) -> Result<Converted> {
-    convert_with(tar, file, Some(lower), options)
+pub fn convert_again(
+    tar: impl BufRead,
+    files: impl Into<Files>,
+    lower: &OwnedFd,
+    options: &Options,
+) -> Result<Converted> {
+    convert_with(tar, files.into(), Some(lower), options)
 }
 
 fn convert_with(
     tar: impl BufRead,
-    file: File,
+    files: Files,
     lower: Option<&OwnedFd>,
     options: &Options,
 ) -> Result<Converted> {
-    let limits = &options.limits;
-    let mut reader =
-        HashingReader { inner: tar, hasher: Hasher::sha256(), hashed: 0, read: 0, limit: limits.total };
-    let mut writer = Writer::new(file).map_err(cannot_write)?;
+    let mut reader = HashingReader::new(tar, &options.limits);
+    reader.copy = files.tar.map(TarFile::new).transpose().map_err(cannot_write)?.map(Copy::new);
+    let writer = if reader.copy.is_some() { Writer::index(files.image) } else { Writer::new(files.image) };
+    let mut writer = writer.map_err(cannot_write)?;
     let mut target = Target::new(options, lower);
+    let filled = fill(&mut target, &mut writer, &mut reader, options);
+    if let Some(error) = reader.copy.as_mut().and_then(|copy| copy.failed.take()) {
+        return Err(cannot_write(error));
+    }
+    let (entries, refused) = filled?;
+    let diff_id = reader.hasher.finish();
+    let image = windlass_snapshot::erofs::Options::default()
+        .uuid(options.uuid.unwrap_or_else(|| half(&diff_id)))
+        .time(options.time);
+    let (mut tree, supposed) = target.finish();
+    let supposed = Supposed { refused, ..supposed };
+    let finished = match &reader.copy {
+        Some(copy) => writer.finish_index(&mut tree, &image, copy.tar.length()),
+        None => writer.finish(&mut tree, &image),
+    };
+    let image = finished.map_err(|error| target::data_error(error, Path::new("/"), cannot_write))?;
+    Ok(Converted { diff_id, entries, supposed, image })
+}
+
+/// Applies all entries. Gives how many there were, and the first that cannot be if the layer's guesses are right.
+fn fill(
+    target: &mut Target<'_>,
+    writer: &mut Writer,
+    reader: &mut HashingReader<impl BufRead>,
+    options: &Options,
+) -> Result<(u64, Option<(PathBuf, String)>)> {
+    let limits = &options.limits;
     let (mut entries, mut refused) = (0, None);
-    let mut archive = Archive::new(&mut reader, limits);
+    let mut archive = Archive::new(reader, limits);
     while let Some(member) = archive.next()? {
         entries += 1;
         let meta = Meta::of(member, limits)?;
@@ -134,7 +179,9 @@ fn convert_with(
             return Err(Error::Limit { entry: meta.path, what: "entries", limit: limits.entries });
         }
         if refused.is_none() {
-            match target.apply(&meta, &mut archive, &mut writer) {
+            let from = archive.get_ref();
+            let offset = from.copy.is_some().then(|| from.position());
+            match target.apply(&meta, offset, &mut archive, writer) {
                 Err(Error::Entry { entry, reason }) if target.guesses() => refused = Some((entry, reason)),
                 applied => applied?,
             }
@@ -142,15 +189,28 @@ fn convert_with(
     }
     // The DiffID is of all bytes, those after the archive's end included.
     archive.read_to_the_end()?;
-    let diff_id = reader.hasher.finish();
-    let image = windlass_snapshot::erofs::Options::default()
-        .uuid(options.uuid.unwrap_or_else(|| half(&diff_id)))
-        .time(options.time);
-    let (mut tree, supposed) = target.finish();
-    let supposed = Supposed { refused, ..supposed };
-    let finished = writer.finish(&mut tree, &image);
-    let image = finished.map_err(|error| target::data_error(error, Path::new("/"), cannot_write))?;
-    Ok(Converted { diff_id, entries, supposed, image })
+    Ok((entries, refused))
+}
+
+/// The tar beside an index.
+pub(super) struct Copy {
+    tar: TarFile,
+    /// What the system answered when it could not be written: the reader can only say that it did not go on.
+    failed: Option<io::Error>,
+}
+
+impl Copy {
+    fn new(tar: TarFile) -> Self {
+        Self { tar, failed: None }
+    }
+
+    pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.tar.append(bytes).map_err(|error| {
+            let kind = error.kind();
+            self.failed = Some(error);
+            kind.into()
+        })
+    }
 }
 
 /// The first 16 bytes of a digest.

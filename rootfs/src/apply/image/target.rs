@@ -86,10 +86,12 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Makes an entry, in the place of what is there, or hides what it says is gone.
+    /// Makes an entry, in the place of what is there, or hides what it says is gone. `offset` is where its data is in the tar, if the
+    /// image is an index of that.
     pub(super) fn apply<R: BufRead>(
         &mut self,
         meta: &Meta,
+        offset: Option<u64>,
         data: &mut Archive<R>,
         writer: &mut Writer,
     ) -> Result<()> {
@@ -108,7 +110,7 @@ impl<'a> Target<'a> {
             Role::Hides(path) => self.hide(path),
             Role::HidesAllIn(folder) => self.hide_all_in(folder),
             Role::Leftover => Ok(()),
-            Role::Entry if !meta.path.as_os_str().is_empty() => self.put(meta, data, writer),
+            Role::Entry if !meta.path.as_os_str().is_empty() => self.put(meta, offset, data, writer),
             Role::Entry if meta.kind == EntryType::Directory => self.declare(self.tree.root(), meta),
             Role::Entry => Err(refused(&meta.path, "the root is a folder, and stays one")),
         }
@@ -155,7 +157,13 @@ impl<'a> Target<'a> {
         self.folders.get(&folder).copied().unwrap_or_default()
     }
 
-    fn put<R: BufRead>(&mut self, meta: &Meta, data: &mut Archive<R>, writer: &mut Writer) -> Result<()> {
+    fn put<R: BufRead>(
+        &mut self,
+        meta: &Meta,
+        offset: Option<u64>,
+        data: &mut Archive<R>,
+        writer: &mut Writer,
+    ) -> Result<()> {
         let path = &meta.path;
         let folder = self.make(parent(path))?;
         let name = path.file_name().expect("the root is no entry");
@@ -175,7 +183,11 @@ impl<'a> Target<'a> {
             EntryType::Fifo => Kind::Fifo,
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let content = &meta.content;
-                let written = writer.data(data, &content.pieces, content.size);
+                let (pieces, size) = (&content.pieces, content.size);
+                let written = match offset.and_then(|offset| writer.tar_data(offset, pieces, size)) {
+                    Some(there) => Ok(there),
+                    None => writer.data(data, pieces, size),
+                };
                 Kind::File(
                     content.size,
                     written.map_err(|error| data_error(error, path, |it| data.failed(it)))?,
