@@ -13,17 +13,20 @@ use tempfile::TempDir;
 use tokio::{sync::Semaphore, task::JoinSet};
 use windlass_content::{Ingest, Ingester, Labels, LocalStore, Options, WriterExt};
 use windlass_rootfs::{
-    Applier, Error, LayerStream, Result, TarApplier, UNPACK_PREFIX, Unpacked, Unpacker, apply::Applied,
+    Applier, Error, ImageApplier, LayerStream, Result, TarApplier, UNPACK_PREFIX, Unpacked, Unpacker,
+    apply::Applied,
 };
 use windlass_snapshot::{
-    Durability, Mount, Native, Overlay, Snapshotter, Whiteouts,
+    Btrfs, Durability, Erofs, Mount, Native, Overlay, Snapshotter, Whiteouts,
     mount::{mount_all, unmount},
 };
-use windlass_testkit::{Image, ImageBuilder, Layer, Tree};
+use windlass_testkit::{Image, ImageBuilder, Layer, LoopDisk, Tree};
 
 /// A store, and a folder of snapshots that each unpacker opens for itself, as processes do.
 struct Shared {
     folder: TempDir,
+    /// Where `folder` is, if it is on a disk of its own.
+    _disk: Option<LoopDisk>,
     store: LocalStore,
     driver: Driver,
     applier: Watched,
@@ -33,16 +36,20 @@ struct Shared {
 enum Driver {
     Overlay,
     Native,
+    Erofs,
+    Btrfs,
 }
 
-const DRIVERS: [Driver; 2] = [Driver::Overlay, Driver::Native];
+const DRIVERS: [Driver; 4] = [Driver::Overlay, Driver::Native, Driver::Erofs, Driver::Btrfs];
 
 impl Shared {
     fn new(driver: Driver) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let disk = matches!(driver, Driver::Btrfs).then(|| LoopDisk::btrfs(512 << 20));
+        let above = disk.as_ref().map_or_else(std::env::temp_dir, LoopDisk::path);
+        let folder = tempfile::tempdir_in(above).expect("a temporary folder can be made");
         let options = Options::default().durability(windlass_content::Durability::Fast);
         let store = LocalStore::open(folder.path().join("content"), options).expect("it opens");
-        Self { folder, store, driver, applier: Watched::default() }
+        Self { folder, _disk: disk, store, driver, applier: Watched::default() }
     }
 
     async fn with(driver: Driver, images: &[&Image]) -> Self {
@@ -69,12 +76,20 @@ impl Shared {
                 Arc::new(Overlay::open(&root, Durability::Fast).expect("overlayfs works here"))
             }
             Driver::Native => Arc::new(Native::open(&root, Durability::Fast).expect("it opens")),
+            Driver::Erofs => Arc::new(Erofs::open(&root, Durability::Fast).expect("EROFS works here")),
+            Driver::Btrfs => Arc::new(Btrfs::open(&root, Durability::Fast).expect("it is a btrfs")),
         }
     }
 
     fn unpack(&self, image: &Image) -> impl Future<Output = Result<Unpacked>> + Send + use<> {
-        let unpacker = Unpacker::new(Arc::new(self.store.clone()), self.snapshotter());
-        let (unpacker, manifest) = (unpacker.applier(self.applier.clone()), image.root.clone());
+        let snapshotter = self.snapshotter();
+        let inner: Arc<dyn Applier> = match self.driver {
+            Driver::Erofs => Arc::new(ImageApplier::new(snapshotter.clone())),
+            _ => Arc::new(TarApplier::default()),
+        };
+        let applier = Applying { inner, watched: self.applier.clone() };
+        let unpacker = Unpacker::new(Arc::new(self.store.clone()), snapshotter);
+        let (unpacker, manifest) = (unpacker.applier(applier), image.root.clone());
         async move { unpacker.unpack(&manifest).await }
     }
 
@@ -104,10 +119,16 @@ impl Shared {
     }
 }
 
-/// Applies layers, and knows how often it did; some only when it is told to, and some not at all.
+/// Applies layers, if the one that watches it lets it.
+#[derive(Debug)]
+struct Applying {
+    inner: Arc<dyn Applier>,
+    watched: Watched,
+}
+
+/// Knows how often layers were applied; some are only when it is told to, and some not at all.
 #[derive(Clone, Debug, Default)]
 struct Watched {
-    inner: TarApplier,
     applied: Arc<Mutex<BTreeMap<String, usize>>>,
     orders: Arc<Mutex<HashMap<Digest, Order>>>,
 }
@@ -148,7 +169,7 @@ impl Order {
 }
 
 #[async_trait]
-impl Applier for Watched {
+impl Applier for Applying {
     async fn apply(
         &self,
         layer: LayerStream,
@@ -157,8 +178,8 @@ impl Applier for Watched {
         whiteouts: Whiteouts,
     ) -> Result<Applied> {
         let digest = layer.descriptor.digest().clone();
-        *self.applied.lock().expect("nobody panicked").entry(digest.to_string()).or_default() += 1;
-        let order = self.orders.lock().expect("nobody panicked").remove(&digest);
+        *self.watched.applied.lock().expect("nobody panicked").entry(digest.to_string()).or_default() += 1;
+        let order = self.watched.orders.lock().expect("nobody panicked").remove(&digest);
         if let Some(Order { begun, go_on }) = order {
             begun.add_permits(1);
             go_on.acquire().await.expect("it is open").forget();

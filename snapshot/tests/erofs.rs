@@ -169,7 +169,7 @@ fn only_a_snapshot_of_its_own_without_a_parent_takes_an_image() {
 
     let alone = driver.layer_file(&driver.prepare("alone", None).expect("a free key")).expect("it is one");
 
-    assert_eq!(alone.tar, None);
+    assert!(alone.tar.is_none_or(|tar| tar.parent() == alone.image.parent()));
     let alone = alone.image;
     assert!(!alone.exists() && alone.parent().is_some_and(Path::is_dir));
     fs::write(&alone, "what is written first is not an image yet").expect("there is room");
@@ -206,4 +206,53 @@ fn a_hash_tree_behind_an_image_is_that_of_veritysetup() {
         let verify = Command::new("veritysetup").args(["verify", path, path, &root, &offset]).status();
         assert!(!verify.expect("it starts").success(), "a changed block is noticed");
     }
+}
+
+/// Where `WINDLASS_FS_VERITY` is set (`tests/old-kernel.sh` does), there must be fs-verity; elsewhere there may be.
+#[test]
+fn a_sealed_layer_has_the_digest_of_its_file_or_sealing_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let options = ErofsOptions::default().fs_verity(true);
+    let driver = match Erofs::open_with(dir.path(), Durability::Safe, options) {
+        Ok(driver) => driver,
+        Err(error) => {
+            assert!(std::env::var_os("WINDLASS_FS_VERITY").is_none(), "{error}");
+            assert!(error.to_string().contains("CONFIG_FS_VERITY"), "{error}");
+            return;
+        }
+    };
+
+    three(&driver);
+
+    let sealed = driver.fs_verity("3").expect("it is committed").expect("it was sealed");
+    let folders = || fs::read_dir(dir.path().join("snapshots")).expect("it is a folder");
+    let layers = || folders().map(|it| it.expect("it is listed").path().join("layer.erofs"));
+    let digests: Vec<_> =
+        layers().map(|layer| verity_digest(&fs::read(layer).expect("it is there"))).collect();
+    assert!(digests.contains(&sealed.image), "{sealed:?}");
+    for layer in layers() {
+        let error = File::options().write(true).open(layer).expect_err("it is sealed");
+        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+    }
+    assert_eq!(shown(&driver, "3").nodes.len(), 8);
+    driver.remove("3").expect("a sealed layer can be removed");
+}
+
+/// What fs-verity calls the digest of a file: that of a descriptor with the root of a hash tree (`fsverity.rst`).
+fn verity_digest(bytes: &[u8]) -> [u8; 32] {
+    use sha2::{Digest, Sha256};
+    let mut level = bytes.to_vec();
+    let root = loop {
+        let hash = |block: &[u8]| Sha256::digest([block, &vec![0; 4096 - block.len()]].concat());
+        let hashes: Vec<_> = level.chunks(4096).map(hash).collect();
+        match &hashes[..] {
+            [root] => break *root,
+            _ => level = hashes.concat(),
+        }
+    };
+    let mut descriptor = vec![1, 1, 12, 0, 0, 0, 0, 0];
+    descriptor.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+    descriptor.extend_from_slice(&root);
+    descriptor.resize(256, 0);
+    Sha256::digest(descriptor).into()
 }

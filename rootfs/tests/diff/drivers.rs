@@ -9,7 +9,7 @@ use windlass_rootfs::{
     diff::{self, Options},
 };
 use windlass_snapshot::{
-    Btrfs, Commit, Durability, Error as SnapshotError, Native, Overlay, Snapshotter, mount::open_tree,
+    Btrfs, Commit, Durability, Erofs, Error as SnapshotError, Native, Overlay, Snapshotter, mount::open_tree,
 };
 use windlass_testkit::{Layer, LoopDisk, Tree, assert_same};
 
@@ -17,7 +17,7 @@ use crate::support::{entries, in_memory, open, shown};
 
 /// Every driver, on a file system that it works on.
 struct Drivers {
-    all: [Arc<dyn Snapshotter>; 3],
+    all: [Arc<dyn Snapshotter>; 4],
     _folder: TempDir,
     _disk: LoopDisk,
 }
@@ -29,7 +29,10 @@ impl Drivers {
         let overlay = Overlay::open(&path("overlay"), Durability::Fast).expect("overlayfs works here");
         let native = Native::open(&path("native"), Durability::Fast).expect("it opens");
         let btrfs = Btrfs::open(&disk.path().join("btrfs"), Durability::Fast).expect("the disk is btrfs");
-        Self { all: [Arc::new(overlay), Arc::new(native), Arc::new(btrfs)], _folder: folder, _disk: disk }
+        let erofs = Erofs::open(&path("erofs"), Durability::Fast).expect("EROFS works here");
+        let all: [Arc<dyn Snapshotter>; 4] =
+            [Arc::new(overlay), Arc::new(native), Arc::new(btrfs), Arc::new(erofs)];
+        Self { all, _folder: folder, _disk: disk }
     }
 }
 

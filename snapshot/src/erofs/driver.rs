@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Image, Options, folder,
+    Image, Options, folder, fs_verity,
     layers::{Layers, TAR},
     probe,
     read::Opened,
@@ -55,15 +55,15 @@ pub struct Erofs {
     folders: Folders,
     form: Form,
     layers: LayerForm,
+    fs_verity: bool,
 }
 
 /// How new layers are kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LayerForm {
     /// Each as an image with all its data: one file, which Linux 5.15 mounts.
-    #[default]
     Full,
-    /// Each as its tar, byte for byte, and an image that is an index of it. Takes Linux 6.4.
+    /// Each as its tar, byte for byte, and an image that is an index of it. Takes Linux 6.4, less work and less room.
     Index,
 }
 
@@ -83,8 +83,21 @@ pub enum Form {
 pub struct ErofsOptions {
     /// How the layers of a snapshot are mounted. [`Form::Merged`] by default.
     pub form: Form,
-    /// How new layers are kept; those that are there stay as they are. [`LayerForm::Full`] by default.
-    pub layers: LayerForm,
+    /// How new layers are kept; those that are there stay as they are. `None` by default: as [`LayerForm::Index`] where the kernel
+    /// mounts it, else as [`LayerForm::Full`].
+    pub layers: Option<LayerForm>,
+    /// Whether new layers are sealed with fs-verity when they are committed: the kernel lets nobody write to their files, and checks what it
+    /// reads of them. Off by default; [`Error::Unsupported`] where the file system of the root has no such thing.
+    pub fs_verity: bool,
+}
+
+/// The fs-verity digests (SHA-256, blocks of 4,096 bytes, no salt) of a layer's files, as the kernel measures them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FsVerity {
+    /// That of its image.
+    pub image: [u8; 32],
+    /// That of its tar, if the image is an index of one.
+    pub tar: Option<[u8; 32]>,
 }
 
 impl ErofsOptions {
@@ -97,7 +110,13 @@ impl ErofsOptions {
     /// Sets how new layers are kept.
     #[must_use]
     pub fn layers(self, layers: LayerForm) -> Self {
-        Self { layers, ..self }
+        Self { layers: Some(layers), ..self }
+    }
+
+    /// Sets whether new layers are sealed with fs-verity.
+    #[must_use]
+    pub fn fs_verity(self, fs_verity: bool) -> Self {
+        Self { fs_verity, ..self }
     }
 }
 
@@ -120,9 +139,15 @@ impl Erofs {
     pub fn open_with(root: &Path, durability: Durability, options: ErofsOptions) -> Result<Self> {
         let root = Root::open(root)?;
         root.can_be_mounted().map_err(|reason| unsupported("use this root", reason))?;
-        probe::run(&root, options.layers)?;
-        let ErofsOptions { form, layers } = options;
-        Ok(Self { folders: Folders::open(root, durability, FILES)?, form, layers })
+        let ErofsOptions { form, layers, fs_verity } = options;
+        if fs_verity {
+            fs_verity::probe(&root)?;
+        }
+        let layers = match layers {
+            Some(layers) => probe::run(&root, layers).map(|()| layers)?,
+            None => probe::best(&root)?,
+        };
+        Ok(Self { folders: Folders::open(root, durability, FILES)?, form, layers, fs_verity })
     }
 
     /// Writes the whole tree of a committed snapshot into one image, which needs no other file: a root disk for a virtual machine.
@@ -156,6 +181,23 @@ impl Erofs {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(io("open", &tar, source)),
         }
+    }
+
+    /// The fs-verity digests of a committed layer. `None` if it was committed without [`ErofsOptions::fs_verity`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::NotCommitted`], [`Error::Io`].
+    pub fn fs_verity(&self, name: &str) -> Result<Option<FsVerity>> {
+        let row = self.folders.metadata.get(name)?;
+        if row.info.kind != Kind::Committed {
+            return Err(Error::NotCommitted { name: name.to_owned() });
+        }
+        let layer = self.folders.folder(row.id).join(LAYER);
+        let Some(image) = fs_verity::digest(&layer)? else { return Ok(None) };
+        let tar = layer.with_file_name(TAR);
+        let tar = if tar.exists() { fs_verity::digest(&tar)? } else { None };
+        Ok(Some(FsVerity { image, tar }))
     }
 
     /// The images of a committed snapshot, the lowest first.
@@ -273,6 +315,15 @@ impl Erofs {
             // Somebody may have committed that name meanwhile; then it is that one which is below the next.
             images.push(there.map_or(layer, |there| self.folders.folder(there.id).join(LAYER)));
             new.insert(commit.name, images);
+        }
+        // Not before all of them are as they stay.
+        for row in rows.iter().filter(|_| self.fs_verity) {
+            let layer = self.folders.folder(row.id).join(LAYER);
+            fs_verity::seal(&layer)?;
+            let tar = layer.with_file_name(TAR);
+            if tar.exists() {
+                fs_verity::seal(&tar)?;
+            }
         }
         Ok(())
     }

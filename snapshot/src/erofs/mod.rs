@@ -16,6 +16,7 @@ mod data;
 mod driver;
 mod folder;
 mod format;
+mod fs_verity;
 mod layers;
 mod layout;
 mod paths;
@@ -32,7 +33,7 @@ mod xattrs;
 use std::fs::File;
 
 pub use data::{DataError, Options, Writer};
-pub use driver::{Erofs, ErofsOptions, Form, LayerForm};
+pub use driver::{Erofs, ErofsOptions, Form, FsVerity, LayerForm};
 pub use place::Data;
 pub use settle::{IMPLIED, LINK, Refused};
 pub use tar::TarFile;

@@ -19,6 +19,14 @@ use crate::{
     tree,
 };
 
+/// How new layers are best kept here, of what can be mounted.
+pub(super) fn best(root: &Root) -> Result<LayerForm> {
+    let Err(error) = run(root, LayerForm::Index) else { return Ok(LayerForm::Index) };
+    run(root, LayerForm::Full)?;
+    tracing::debug!(error = &error as &dyn std::error::Error, "layers are kept as full images");
+    Ok(LayerForm::Full)
+}
+
 /// Mounts a tiny image, kept as new layers will be, as every snapshot will be, and writes on top of it.
 pub(super) fn run(root: &Root, layers: LayerForm) -> Result<()> {
     let attempt = |folder: &Path| {
