@@ -116,7 +116,7 @@ pub(crate) fn in_folder<T: Send>(
 /// program.
 pub(crate) fn in_new_user_namespace<T>(with: impl FnOnce(u32) -> io::Result<T>) -> io::Result<T> {
     let (mut ready, tell) = io::pipe()?;
-    let (wait, end) = io::pipe()?;
+    let (wait, mut end) = io::pipe()?;
     let ours = end.as_raw_fd();
     std::thread::scope(|scope| {
         let spawning = scope.spawn(move || {
@@ -135,6 +135,9 @@ pub(crate) fn in_new_user_namespace<T>(with: impl FnOnce(u32) -> io::Result<T>) 
         });
         let mut id = [0; 4];
         let answer = ready.read_exact(&mut id).and_then(|()| with(u32::from_ne_bytes(id)));
+        // Not only by closing it: a child of another thread that does the same may have a copy, and wait itself. If the child has
+        // failed, nobody reads this.
+        let _ = end.write_all(&[0]);
         drop(end);
         let spawned = spawning.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         match (answer, spawned) {
@@ -150,6 +153,8 @@ fn hold((mut wait, mut tell): (PipeReader, PipeWriter)) -> io::Error {
     let held = (|| {
         // SAFETY: the child of a fork has one thread, and shares nothing but files with its parent.
         unsafe { unshare_unsafe(UnshareFlags::NEWUSER) }?;
+        // A new namespace forgets this, so it comes after.
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
         let id = rustix::process::getpid().as_raw_nonzero().get();
         tell.write_all(&id.to_ne_bytes())?;
         let _ended = wait.read(&mut [0])?;

@@ -223,3 +223,16 @@ fn the_old_interface_and_the_new_one_map_the_owners_of_an_overlay_alike() {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("the mounts");
     assert!(!mounts.contains(&dir.path().display().to_string()), "nothing stays mounted");
 }
+
+#[test]
+fn owners_are_mapped_by_many_at_once() {
+    let dir = folders(&["lower"]);
+    let ids = IdMap { inside: 0, outside: 100_000, count: 1000 };
+    let mapped = bind(dir.path().join("lower"), &["rbind"]).idmapped(&[ids], &[ids]);
+
+    std::thread::scope(|scope| {
+        let map =
+            || (0..40).for_each(|_| drop(open_tree(std::slice::from_ref(&mapped)).expect("this kernel can")));
+        (0..8).for_each(|_| drop(scope.spawn(map)));
+    });
+}
