@@ -112,6 +112,7 @@ impl<R: BufRead> Archive<R> {
     }
 
     /// What it reads from.
+    #[cfg(feature = "erofs")]
     pub(super) fn get_ref(&self) -> &R {
         &self.inner
     }

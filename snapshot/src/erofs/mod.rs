@@ -19,6 +19,7 @@ mod format;
 mod fs_verity;
 mod layers;
 mod layout;
+mod options;
 mod paths;
 mod place;
 mod probe;
@@ -33,7 +34,8 @@ mod xattrs;
 use std::fs::File;
 
 pub use data::{DataError, Options, Writer};
-pub use driver::{Erofs, ErofsOptions, Form, FsVerity, LayerForm};
+pub use driver::Erofs;
+pub use options::{ErofsOptions, Form, FsVerity, LayerForm};
 pub use place::Data;
 pub use settle::{IMPLIED, LINK, Refused};
 pub use tar::TarFile;

@@ -5,6 +5,7 @@
 mod acl;
 mod applier;
 mod target;
+mod walk;
 
 use std::{
     fs::File,

@@ -11,7 +11,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::io::Errno;
 use tar::EntryType;
 use windlass_snapshot::{
     Supposed, Whiteouts,
@@ -29,9 +28,9 @@ use crate::{
         archive::Archive,
         entry::{Meta, Role},
         made::Hides,
-        refused, rules,
+        refused,
         tree::parent,
-        walk::{LINKS, Makes, names_of, read_lower_link, steps_back},
+        walk::Makes,
     },
 };
 
@@ -42,32 +41,32 @@ const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 
 /// A tree that a layer is being applied to.
 pub(super) struct Target<'a> {
-    tree: Tree,
+    pub(super) tree: Tree,
     /// What the layers below show, for a layer that is made anew once they are there.
-    lower: Option<&'a OwnedFd>,
+    pub(super) lower: Option<&'a OwnedFd>,
     /// What is supposed to be no link below, as long as the layers below are not at hand.
-    folders_below: BTreeSet<PathBuf>,
+    pub(super) folders_below: BTreeSet<PathBuf>,
     /// All hard links to what is below, whatever has become of them, and their targets.
     links_below: Vec<(PathBuf, PathBuf)>,
     /// Whether the image is to be put on others.
-    alone: bool,
+    pub(super) alone: bool,
     marks: bool,
     entries: u64,
     /// What is known of folders, beside what is in the tree.
     folders: HashMap<Node, Folder>,
     /// The folder of the last entry: the next one is most often in it, too.
-    last: Option<(PathBuf, Node)>,
+    pub(super) last: Option<(PathBuf, Node)>,
 }
 
 /// What is known of a folder.
 #[derive(Clone, Copy, Debug, Default)]
-struct Folder {
+pub(super) struct Folder {
     /// The layer has an entry for it.
     declared: bool,
     /// It is in the layer, or something in it is. Else it was only made for a whiteout.
     real: bool,
     /// What the layer hides of it.
-    hides: Hides,
+    pub(super) hides: Hides,
 }
 
 impl<'a> Target<'a> {
@@ -153,7 +152,7 @@ impl<'a> Target<'a> {
         (self.tree, Supposed { folders, files: self.links_below, refused: None })
     }
 
-    fn known(&self, folder: Node) -> Folder {
+    pub(super) fn known(&self, folder: Node) -> Folder {
         self.folders.get(&folder).copied().unwrap_or_default()
     }
 
@@ -310,7 +309,7 @@ impl<'a> Target<'a> {
         Ok(())
     }
 
-    fn make_opaque(&mut self, folder: Node, hides: Hides) {
+    pub(super) fn make_opaque(&mut self, folder: Node, hides: Hides) {
         let known = self.folders.entry(folder).or_default();
         if known.hides == Hides::Nothing {
             self.tree.mark(folder, OPAQUE, Some(b"y"));
@@ -319,7 +318,7 @@ impl<'a> Target<'a> {
     }
 
     /// Whether nothing of the layers below is seen in a folder.
-    fn is_hidden_in(&self, folder: Node) -> bool {
+    pub(super) fn is_hidden_in(&self, folder: Node) -> bool {
         let mut at = folder;
         loop {
             if self.known(at).hides != Hides::Nothing {
@@ -339,146 +338,20 @@ impl<'a> Target<'a> {
     }
 
     /// Where a folder is, relative to the root.
-    fn path(&self, folder: Node) -> PathBuf {
+    pub(super) fn path(&self, folder: Node) -> PathBuf {
         OsString::from_vec(self.tree.path(folder)).into()
     }
 
     /// Notes that a folder is in the layer.
-    fn keep(&mut self, folder: Node) {
+    pub(super) fn keep(&mut self, folder: Node) {
         let mut at = folder;
         while !std::mem::replace(&mut self.folders.entry(at).or_default().real, true) {
             at = self.tree.parent(at).expect("it is a folder");
         }
     }
 
-    /// The folder of a path, all that is missing of it made. Links lead where they would lead inside the root.
-    fn make(&mut self, path: &Path) -> Result<Node> {
-        if let Some((last, folder)) = &self.last
-            && last == path
-        {
-            return Ok(*folder);
-        }
-        let folder = self.walk(path, Makes::All)?.expect("what is missing was made");
-        self.last = Some((path.to_owned(), folder));
-        Ok(folder)
-    }
-
-    /// The folder of a path. `None` if there is none, and none was made.
-    fn walk(&mut self, path: &Path, makes: Makes) -> Result<Option<Node>> {
-        let mut at = self.tree.root();
-        // As long as it goes through no link, nothing is to be remembered.
-        let mut rest = path.iter();
-        while let Some(name) = rest.clone().next()
-            && let Some(child) = self.tree.child(at, name.as_bytes())
-            && self.tree.is_folder(child)
-        {
-            at = child;
-            rest.next();
-        }
-        // What is still to be walked, last name first.
-        let mut rest: Vec<OsString> = rest.rev().map(OsStr::to_owned).collect();
-        let mut links = 0;
-        // The link in `path` that is being followed, and what comes after it, until the name after it is looked up.
-        let mut detour: Option<(Node, OsString, Vec<OsString>)> = None;
-        while let Some(mut name) = rest.pop() {
-            if name == ".." {
-                at = self.tree.parent(at).expect("it is a folder");
-                continue;
-            }
-            let there = self.tree.child(at, name.as_bytes());
-            if let Some(there) = there.filter(|there| self.tree.is_folder(*there)) {
-                at = there;
-                continue;
-            }
-            let target = match there.and_then(|there| self.tree.target(there)) {
-                Some(target) => Some(OsString::from_vec(target.to_vec())),
-                None => self.lower_link(at, &name, there).map_err(rules::at("look below at", path))?,
-            };
-            if let Some(target) = target {
-                if links < LINKS {
-                    links += 1;
-                    if detour.as_ref().is_none_or(|(_, _, after)| rest.len() < after.len()) {
-                        detour = Some((at, name, rest.clone()));
-                    }
-                    if target.as_bytes().starts_with(b"/") {
-                        at = self.tree.root();
-                    }
-                    rest.extend(names_of(Path::new(&target)).into_iter().rev());
-                    continue;
-                }
-                // A circle: the link that led into it is no folder.
-                (at, name, rest) = detour.take().expect("a link was followed");
-            }
-            // Where a layer below may have a folder, one is made; if it stays empty and there is none, it goes again.
-            if let Some(back) = steps_back(&rest)
-                && (there.is_some() || !self.alone)
-            {
-                self.goes_through(there);
-                rest.truncate(rest.len() - back);
-                continue;
-            }
-            // What is there and no folder hides what is below, like a link that is made later.
-            let may =
-                makes == Makes::All || makes == Makes::Seen && there.is_none() && !self.is_hidden_in(at);
-            if !may {
-                return Ok(None);
-            }
-            at = self.make_implied(at, &name, path)?;
-        }
-        Ok(Some(at))
-    }
-
-    /// Where the link points that a name is in the layers below, if it is none of the layer and they are at hand.
-    fn lower_link(&self, above: Node, name: &OsStr, there: Option<Node>) -> Result<Option<OsString>, Errno> {
-        let Some(lower) = self.lower else { return Ok(None) };
-        let real = match there {
-            None if self.is_hidden_in(above) => return Ok(None),
-            None => self.path(above).join(name),
-            // A hard link to what is below.
-            Some(there) => match self.tree.marked(there, LINK) {
-                Some(target) => OsString::from_vec(target).into(),
-                None => return Ok(None),
-            },
-        };
-        read_lower_link(lower, &real)
-    }
-
-    /// Makes a folder that the layer does not declare, in the place of anything else, and notes what that supposes of those below.
-    fn make_implied(&mut self, above: Node, name: &OsStr, path: &Path) -> Result<Node> {
-        self.goes_through(self.tree.child(above, name.as_bytes()));
-        let made = self.make_folder(above, name, path)?;
-        let seen = self.known(made).hides == Hides::Nothing && !self.is_hidden_in(above);
-        if seen && self.alone && self.lower.is_none() {
-            self.folders_below.insert(self.path(made));
-        }
-        Ok(made)
-    }
-
-    /// Notes that a hard link to what is below was taken for what is no link.
-    fn goes_through(&mut self, there: Option<Node>) {
-        if self.lower.is_none()
-            && let Some(target) = there.and_then(|there| self.tree.marked(there, LINK))
-        {
-            self.folders_below.insert(OsString::from_vec(target).into());
-        }
-    }
-
-    /// Makes a folder where there is none. Anything else that is there goes.
-    fn make_folder(&mut self, folder: Node, name: &OsStr, path: &Path) -> Result<Node> {
-        let there = self.tree.child(folder, name.as_bytes());
-        self.remove(folder, name);
-        let meta = Attributes { mode: 0o755, ..Attributes::default() };
-        let made = self.tree.put(folder, name.as_bytes(), meta, Kind::Folder);
-        let made = made.map_err(|reason| refused(path, reason))?;
-        if there.is_some() && self.alone {
-            // What was there, a whiteout perhaps, hid what is below; so must the folder.
-            self.make_opaque(made, Hides::Itself);
-        }
-        Ok(made)
-    }
-
     /// Removes whatever has a name; nothing there is fine.
-    fn remove(&mut self, folder: Node, name: &OsStr) {
+    pub(super) fn remove(&mut self, folder: Node, name: &OsStr) {
         if self.tree.child(folder, name.as_bytes()).is_some() {
             self.tree.remove(folder, name.as_bytes());
             // It may have been the folder of the last entry, or a link on the way there.
