@@ -16,7 +16,7 @@ chmod 755 "$work"
 
 # The test programs, each with the folder of its package.
 if [ $# = 0 ]; then
-    cargo test --no-run --message-format=json -p windlass-snapshot -p windlass-rootfs --all-features 2>/dev/null |
+    cargo test --no-run --message-format=json -p windlass-snapshot -p windlass-rootfs --all-features |
         jq -r 'select(.profile.test and .executable) | "\(.manifest_path | rtrimstr("/Cargo.toml")) \(.executable)"' |
         grep -E '/(windlass_snapshot|overlay|native|erofs|probe|damage|limits|user_namespace|image|unpack|random|sharing)-[^/]*$' >"$work/tests"
 else
@@ -25,7 +25,7 @@ fi
 
 # Debian's kernel, not installed.
 package=$(apt-cache depends linux-image-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -1)
-(cd "$work" && apt-get -qq download "$package" 2>/dev/null && dpkg -x ./*.deb kernel)
+(cd "$work" && apt-get -qq -o APT::Sandbox::User=root download "$package" && dpkg -x ./*.deb kernel)
 version=${package#linux-image-}
 version=${version%-unsigned}
 modules="$work/kernel/lib/modules/$version"

@@ -234,7 +234,7 @@ fn a_sealed_layer_has_the_digest_of_its_file_or_sealing_is_refused() {
         let error = File::options().write(true).open(layer).expect_err("it is sealed");
         assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
     }
-    assert_eq!(shown(&driver, "3").nodes.len(), 8);
+    assert_eq!(shown(&driver, "3").nodes.len(), 7);
     driver.remove("3").expect("a sealed layer can be removed");
 }
 
