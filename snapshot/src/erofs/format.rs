@@ -80,8 +80,10 @@ impl Super {
     pub(super) fn put(&self, first: &mut [u8]) {
         let features = if self.chunks { INCOMPAT_CHUNKED_FILE } else { 0 }
             | if self.devices > 0 { INCOMPAT_DEVICE_TABLE } else { 0 };
+        // With small blocks the checksum is there for us alone: erofs-utils up to 1.8 take it for one of a length below zero.
+        let checksummed = if self.bits == BLOCK_BITS { COMPAT_CHECKSUM } else { 0 };
         let mut out = Bytes::new(&mut first[SUPER_OFFSET..SUPER_OFFSET + SUPER_SIZE]);
-        out.u32(MAGIC).u32(0).u32(COMPAT_CHECKSUM | COMPAT_MTIME).u8(self.bits as u8).u8(0);
+        out.u32(MAGIC).u32(0).u32(COMPAT_MTIME | checksummed).u8(self.bits as u8).u8(0);
         out.u16(self.root_nid).u64(self.inodes).u64(self.build_time).u32(self.build_nanos);
         out.u32(self.blocks).u32(self.meta_block).u32(self.xattr_block).bytes(&self.uuid).bytes(&[0; 16]);
         out.u32(features)
