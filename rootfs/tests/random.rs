@@ -230,6 +230,19 @@ async fn what_random_layers_have_found_stays_the_same_tree() {
             root().file("c/new", 0o600, b"").whiteout("c/a"),
             root().hardlink("a", "c/new").file("c/b/a", 0o600, b""),
         ],
+        // Circles that go through links below: the link that led into one is no folder, for whiteouts neither.
+        vec![root().symlink("b/a", "/b/a/b"), root().symlink("link", "/b/a").whiteout("link/a")],
+        vec![
+            root().symlink("a/a", "/a/a").symlink("b/a", "/a/a"),
+            root().whiteout("b/a/b").fifo("a/a", 0o600).file("b/a/b", 0o640, b""),
+        ],
+        vec![
+            root().symlink("b", "/a/a"),
+            root().symlink("a", "/a/a"),
+            root().whiteout("a/a").file("b/a", 0o640, b""),
+        ],
+        // A file that takes the place of the link below that it comes through.
+        vec![root().symlink("b", "/"), root().file("b/b", 0o640, b"").file("b/a", 0o640, b"")],
     ] {
         is_the_same(layers, &disk).await.expect("all ways agree");
     }

@@ -54,7 +54,7 @@ pub(super) struct Target<'a> {
     entries: u64,
     /// What is known of folders, beside what is in the tree.
     folders: HashMap<Node, Folder>,
-    /// The folder of the last entry: the next one is most often in it, too.
+    /// The folder of the last entry, if no link is on the way there: the next one is most often in it, too.
     pub(super) last: Option<(PathBuf, Node)>,
 }
 
@@ -354,7 +354,7 @@ impl<'a> Target<'a> {
     pub(super) fn remove(&mut self, folder: Node, name: &OsStr) {
         if self.tree.child(folder, name.as_bytes()).is_some() {
             self.tree.remove(folder, name.as_bytes());
-            // It may have been the folder of the last entry, or a link on the way there.
+            // It may have been the folder of the last entry, or one on the way there.
             self.last = None;
         }
     }

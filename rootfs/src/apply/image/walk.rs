@@ -28,7 +28,8 @@ impl Target<'_> {
             return Ok(*folder);
         }
         let folder = self.walk(path, Makes::All)?.expect("what is missing was made");
-        self.last = Some((path.to_owned(), folder));
+        // Where a link was followed, an entry may take the place of a link below, unnoticed.
+        self.last = (self.path(folder) == path).then(|| (path.to_owned(), folder));
         Ok(folder)
     }
 
@@ -54,7 +55,7 @@ impl Target<'_> {
                 at = self.tree.parent(at).expect("it is a folder");
                 continue;
             }
-            let there = self.tree.child(at, name.as_bytes());
+            let mut there = self.tree.child(at, name.as_bytes());
             if let Some(there) = there.filter(|there| self.tree.is_folder(*there)) {
                 at = there;
                 continue;
@@ -63,6 +64,7 @@ impl Target<'_> {
                 Some(target) => Some(OsString::from_vec(target.to_vec())),
                 None => self.lower_link(at, &name, there).map_err(rules::at("look below at", path))?,
             };
+            let taken = there.is_some() || target.is_some();
             if let Some(target) = target {
                 if links < LINKS {
                     links += 1;
@@ -77,10 +79,11 @@ impl Target<'_> {
                 }
                 // A circle: the link that led into it is no folder.
                 (at, name, rest) = detour.take().expect("a link was followed");
+                there = self.tree.child(at, name.as_bytes());
             }
             // Where a layer below may have a folder, one is made; if it stays empty and there is none, it goes again.
             if let Some(back) = steps_back(&rest)
-                && (there.is_some() || !self.alone)
+                && (taken || !self.alone)
             {
                 self.goes_through(there);
                 rest.truncate(rest.len() - back);
@@ -88,7 +91,7 @@ impl Target<'_> {
             }
             // What is there and no folder hides what is below, like a link that is made later.
             let may =
-                makes == Makes::All || makes == Makes::Seen && there.is_none() && !self.is_hidden_in(at);
+                makes == Makes::All || makes == Makes::Seen && !taken && !self.is_hidden_in(at);
             if !may {
                 return Ok(None);
             }
