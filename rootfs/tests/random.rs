@@ -241,6 +241,13 @@ async fn what_random_layers_have_found_stays_the_same_tree() {
             root().symlink("a", "/a/a"),
             root().whiteout("a/a").file("b/a", 0o640, b""),
         ],
+        // A whiteout through a hard link to a link below; and a link that steps out of what hides all below.
+        vec![
+            root().file("b/a/b", 0o640, b""),
+            root().symlink("a/a", "/b/a"),
+            root().hardlink("a", "a/a").whiteout("a/b"),
+        ],
+        vec![root(), root().fifo("a", 0o600).symlink("a/a", "../a/b/..").hardlink("a", "a/a/a")],
         // A file that takes the place of the link below that it comes through.
         vec![root().symlink("b", "/"), root().file("b/b", 0o640, b"").file("b/a", 0o640, b"")],
     ] {

@@ -8,7 +8,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::ffi::{OsStrExt, OsStringExt},
     },
-    path::{Component, Path},
+    path::{Component, Path, PathBuf},
     rc::Rc,
 };
 
@@ -204,18 +204,19 @@ impl Walker {
             }
             let later = tree.made.at(above.id).links.get(&name).cloned();
             taken |= later.is_some();
+            let hidden = tree.made.is_hidden_in(above.id);
             // Where a layer below may have a folder, one is made; if it stays empty and there is none, it goes again.
             if let Some(back) = steps_back(&rest)
-                && (taken || !tree.rules.alone())
+                && (taken || !tree.rules.alone() || hidden)
             {
-                tree.made.through.extend(later.filter(|_| tree.lower.is_none()));
+                tree.goes_through(later);
                 rest.truncate(rest.len() - back);
                 continue;
             }
             // What is there and no folder hides what is below, like a link that is made later.
-            let may =
-                makes == Makes::All || makes == Makes::Seen && !taken && !tree.made.is_hidden_in(above.id);
+            let may = makes == Makes::All || makes == Makes::Seen && !taken && !hidden;
             if !may {
+                tree.goes_through(later);
                 return Ok(Walked::Nowhere);
             }
             let (id, handle) = tree.make_implied(&above, &name, path)?;
@@ -268,6 +269,13 @@ impl Tree<'_> {
             None => self.made.path(above.id).join(name),
         };
         read_lower_link(lower, &real)
+    }
+
+    /// Notes that a hard link to what is below was taken for what is no link.
+    fn goes_through(&mut self, later: Option<PathBuf>) {
+        if self.lower.is_none() {
+            self.made.through.extend(later);
+        }
     }
 
     /// Makes a folder that the layer does not declare, in the place of anything else. What a layer below, if any, says of it

@@ -83,16 +83,16 @@ impl Target<'_> {
             }
             // Where a layer below may have a folder, one is made; if it stays empty and there is none, it goes again.
             if let Some(back) = steps_back(&rest)
-                && (taken || !self.alone)
+                && (taken || !self.alone || self.is_hidden_in(at))
             {
                 self.goes_through(there);
                 rest.truncate(rest.len() - back);
                 continue;
             }
             // What is there and no folder hides what is below, like a link that is made later.
-            let may =
-                makes == Makes::All || makes == Makes::Seen && !taken && !self.is_hidden_in(at);
+            let may = makes == Makes::All || makes == Makes::Seen && !taken && !self.is_hidden_in(at);
             if !may {
+                self.goes_through(there);
                 return Ok(None);
             }
             at = self.make_implied(at, &name, path)?;
