@@ -378,7 +378,7 @@ pub(super) fn open_real(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
     let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let open = |folder: &OwnedFd, part: &Path| openat2(folder, part, FOLDER, Mode::empty(), inside);
     let mut folder: Option<OwnedFd> = None;
-    let mut part = std::path::PathBuf::from(".");
+    let mut part = PathBuf::from(".");
     for name in path {
         if part.as_os_str().len() + name.len() > LONGEST {
             folder = Some(open(folder.as_ref().unwrap_or(root), &part)?);
