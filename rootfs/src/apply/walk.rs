@@ -204,17 +204,17 @@ impl Walker {
             }
             let later = tree.made.at(above.id).links.get(&name).cloned();
             taken |= later.is_some();
-            let hidden = tree.made.is_hidden_in(above.id);
             // Where a layer below may have a folder, one is made; if it stays empty and there is none, it goes again.
             if let Some(back) = steps_back(&rest)
-                && (taken || !tree.rules.alone() || hidden)
+                && (taken || !tree.rules.alone() || tree.made.is_hidden_in(above.id))
             {
                 tree.goes_through(later);
                 rest.truncate(rest.len() - back);
                 continue;
             }
             // What is there and no folder hides what is below, like a link that is made later.
-            let may = makes == Makes::All || makes == Makes::Seen && !taken && !hidden;
+            let may =
+                makes == Makes::All || makes == Makes::Seen && !taken && !tree.made.is_hidden_in(above.id);
             if !may {
                 tree.goes_through(later);
                 return Ok(Walked::Nowhere);
