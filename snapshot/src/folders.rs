@@ -2,8 +2,10 @@
 
 use std::{
     fs::File,
+    num::NonZeroUsize,
     ops::ControlFlow,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
 
@@ -89,28 +91,44 @@ impl Folders {
         key: &str,
         kind: Kind,
         parent: Option<&str>,
-        fill: impl FnOnce(&Path, Option<&Path>) -> Result<()>,
+        fill: impl Fn(&Path, Option<&Path>) -> Result<()>,
     ) -> Result<Row> {
-        if self.metadata.find(key)?.is_some() {
-            return Err(Error::Exists { name: key.to_owned() });
+        Ok(self.create_all(&[key], kind, parent, fill)?.swap_remove(0))
+    }
+
+    /// Makes snapshots, all or none. However many there are, the disk is waited for as for one.
+    pub(crate) fn create_all(
+        &self,
+        keys: &[&str],
+        kind: Kind,
+        parent: Option<&str>,
+        fill: impl Fn(&Path, Option<&Path>) -> Result<()>,
+    ) -> Result<Vec<Row>> {
+        for key in keys {
+            if self.metadata.find(key)?.is_some() {
+                return Err(Error::Exists { name: (*key).to_owned() });
+            }
         }
         let below = parent.map(|name| self.metadata.get(name)).transpose()?;
         if let Some(row) = below.as_ref().filter(|row| row.info.kind != Kind::Committed) {
             return Err(Error::NotCommitted { name: row.info.name.clone() });
         }
+        let below = below.map(|row| self.folder(row.id));
         let _lock = self.root.lock(FlockOperation::LockShared)?;
-        let id = self.metadata.reserve()?;
-        let folder = self.folder(id);
+        let ids = self.metadata.reserve(keys.len())?;
         let made = (|| {
-            mkdir(&folder, 0o700)?;
-            fill(&folder, below.map(|row| self.folder(row.id)).as_deref())?;
-            self.metadata.publish(id, key, kind, parent)
+            for id in &ids {
+                let folder = self.folder(*id);
+                mkdir(&folder, 0o700)?;
+                fill(&folder, below.as_deref())?;
+            }
+            self.metadata.publish(&ids, keys, kind, parent)
         })();
         if let Err(err) = made {
-            self.discard(id);
+            ids.into_iter().for_each(|id| self.discard(id));
             return Err(err);
         }
-        self.metadata.get(key)
+        keys.iter().map(|key| self.metadata.get(key)).collect()
     }
 
     /// A snapshot whose files somebody removed is as good as none: [`commit`](Self::commit) makes it whole again.
@@ -134,7 +152,7 @@ impl Folders {
     /// Makes a tree without a name, to be named by a commit. Whoever calls this holds the lock until then.
     #[cfg(feature = "overlay")]
     pub(crate) fn spare(&self, fill: impl FnOnce(&Path) -> Result<()>) -> Result<i64> {
-        let id = self.metadata.reserve()?;
+        let id = self.metadata.reserve(1)?.swap_remove(0);
         let filled = mkdir(&self.folder(id), 0o700)
             .and_then(|()| mkdir(&self.tree(id), 0o755))
             .and_then(|()| fill(&self.tree(id)));
@@ -173,8 +191,8 @@ impl Folders {
             }
             Ok(usage)
         };
-        let count = || counted.iter().map(count).collect::<Result<Vec<_>>>();
-        let usages = if commits.is_empty() { Vec::new() } else { self.sync_while(count)? };
+        let usages =
+            if commits.is_empty() { Vec::new() } else { self.sync_while(|| side_by_side(&counted, count))? };
         for id in self.metadata.commit(commits, &usages, flats, check)? {
             if let Some((_, damaged)) = repairs.iter().find(|(new, _)| *new == id) {
                 self.repair(id, *damaged)?;
@@ -287,6 +305,27 @@ impl Folders {
         std::fs::rename(new, &damaged)
             .map_err(|source| io("put a new tree in the place of", &damaged, source))
     }
+}
+
+/// Does the same work for each, on as many threads as there are processors, and gives what it made in their order.
+fn side_by_side<T: Sync, R: Send>(of: &[T], work: impl Fn(&T) -> Result<R> + Sync) -> Result<Vec<R>> {
+    let next = AtomicUsize::new(0);
+    let some = || {
+        let indices = std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::Relaxed)));
+        let mine = indices.map_while(|index| Some((index, work(of.get(index)?))));
+        mine.collect::<Vec<_>>()
+    };
+    let mut done = thread::scope(|scope| {
+        let helpers = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(of.len());
+        // Where no thread can be started, fewer do it all.
+        let start = |_| thread::Builder::new().name("windlass-count".into()).spawn_scoped(scope, some).ok();
+        let helpers: Vec<_> = (1..helpers).filter_map(start).collect();
+        let mine = some();
+        let theirs = helpers.into_iter().flat_map(|helper| helper.join().expect("counting does not panic"));
+        mine.into_iter().chain(theirs).collect::<Vec<_>>()
+    });
+    done.sort_unstable_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Makes a folder with exactly that mode, whatever the umask.

@@ -59,6 +59,16 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
     /// is missing, [`Error::NotCommitted`](crate::Error::NotCommitted) if it is active.
     fn prepare(&self, key: &str, parent: Option<&str>) -> Result<Vec<Mount>>;
 
+    /// Begins writable snapshots that show an empty tree, and says how to mount each: as [`prepare`](Self::prepare) of every key
+    /// does, but drivers whose layers can be unpacked at once wait for the disk once for all of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`prepare`](Self::prepare). None has begun then with a driver that makes them at once; with others some may have.
+    fn prepare_all(&self, keys: &[&str]) -> Result<Vec<Vec<Mount>>> {
+        keys.iter().map(|key| self.prepare(key, None)).collect()
+    }
+
     /// Begins a snapshot that shows `parent`'s tree and cannot be written, and says how to mount it.
     ///
     /// # Errors

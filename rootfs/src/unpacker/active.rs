@@ -50,6 +50,14 @@ impl Active {
         Ok(spawn_blocking(prepare).await.expect("the work neither panics nor is aborted")?)
     }
 
+    /// Prepares snapshots of layers that are applied alone.
+    pub(super) async fn prepare_all(&self, keys: Vec<String>) -> Result<Vec<Vec<Mount>>> {
+        self.keys().extend(keys.iter().cloned());
+        let snapshotter = self.snapshotter.clone();
+        let prepare = move || snapshotter.prepare_all(&keys.iter().map(String::as_str).collect::<Vec<_>>());
+        Ok(spawn_blocking(prepare).await.expect("the work neither panics nor is aborted")?)
+    }
+
     /// They stay.
     pub(super) fn committed(&self, committed: &[String]) {
         self.keys().retain(|key| !committed.contains(key));

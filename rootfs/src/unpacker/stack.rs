@@ -77,14 +77,18 @@ impl<'a> Stack<'a> {
         let keys: Vec<_> = layers.iter().map(|layer| unique_key(&layer.chain)).collect();
         self.unpacker.hold(&keys).await?;
 
-        let (unpacker, active, write_back) = (self.unpacker, self.active, &self.write_back.clone());
+        // All of them before anything is written, since the metadata is synced, which takes long on a busy disk.
+        let ours = claims.iter().zip(&keys).filter(|(claim, _)| matches!(claim, Claim::Ours(_)));
+        let mounts = self.active.prepare_all(ours.map(|(_, key)| key.clone()).collect()).await?;
+        let mut mounts = mounts.into_iter();
+
+        let (unpacker, write_back) = (self.unpacker, &self.write_back.clone());
         let turns = &Semaphore::new(unpacker.limit.get());
         let (mut applying, mut steps) = (Vec::new(), Vec::new());
         for ((layer, claim), key) in layers.iter().zip(claims).zip(keys) {
             let (sender, applied) = oneshot::channel();
             if matches!(claim, Claim::Ours(_)) {
-                // All of them before anything is written: the metadata is synced, which takes long on a busy disk.
-                let mounts = active.prepare(key.clone(), None).await?;
+                let mounts = mounts.next().expect("each of ours was prepared");
                 applying.push(async move {
                     let _turn = turns.acquire().await.expect("the semaphore is never closed");
                     // Nobody listens if it has failed elsewhere.

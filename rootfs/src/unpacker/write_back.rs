@@ -12,7 +12,7 @@ use std::{
 use windlass_snapshot::Snapshotter;
 
 /// After how many bytes of blobs the disk gets to work. Plain, they are three times as many.
-const STEP: u64 = 16 << 20;
+const STEP: u64 = 32 << 20;
 
 /// What is being unpacked, as far as the disk does not have it yet.
 #[derive(Debug)]

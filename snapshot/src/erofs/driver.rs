@@ -145,8 +145,8 @@ impl Erofs {
         Ok(chain.into_iter().rev().map(|id| self.folders.folder(id).join(LAYER)).collect())
     }
 
-    fn begin(&self, key: &str, kind: Kind, parent: Option<&str>) -> Result<Vec<Mount>> {
-        let row = self.folders.create(key, kind, parent, |folder, below| {
+    fn begin(&self, keys: &[&str], kind: Kind, parent: Option<&str>) -> Result<Vec<Vec<Mount>>> {
+        let rows = self.folders.create_all(keys, kind, parent, |folder, below| {
             let upper = folder.join("fs");
             mkdir(&upper, 0o755)?;
             mkdir(&folder.join("work"), 0o711)?;
@@ -155,9 +155,9 @@ impl Erofs {
                 None => Ok(()),
             }
         })?;
-        let shown = self.show(&row);
+        let shown = rows.iter().map(|row| self.show(row)).collect::<Result<Vec<_>>>();
         if shown.is_err() {
-            self.folders.remove(key)?;
+            keys.iter().try_for_each(|key| self.folders.remove(key))?;
         }
         shown
     }
@@ -302,11 +302,15 @@ impl Snapshotter for Erofs {
     }
 
     fn prepare(&self, key: &str, parent: Option<&str>) -> Result<Vec<Mount>> {
-        self.begin(key, Kind::Active, parent)
+        Ok(self.begin(&[key], Kind::Active, parent)?.swap_remove(0))
+    }
+
+    fn prepare_all(&self, keys: &[&str]) -> Result<Vec<Vec<Mount>>> {
+        self.begin(keys, Kind::Active, None)
     }
 
     fn view(&self, key: &str, parent: Option<&str>) -> Result<Vec<Mount>> {
-        self.begin(key, Kind::View, parent)
+        Ok(self.begin(&[key], Kind::View, parent)?.swap_remove(0))
     }
 
     fn stacked(&self, keys: &[&str], base: Option<&str>) -> Result<Vec<Mount>> {

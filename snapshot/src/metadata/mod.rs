@@ -110,25 +110,27 @@ impl Metadata {
         })
     }
 
-    /// Takes an id for a snapshot that is being made. Nobody sees it.
-    pub(crate) fn reserve(&self) -> Result<i64> {
+    /// Takes ids for snapshots that are being made. Nobody sees them.
+    pub(crate) fn reserve(&self, count: usize) -> Result<Vec<i64>> {
         self.write("reserve a snapshot", |db| {
-            db.execute("INSERT INTO snapshots DEFAULT VALUES", [])?;
-            Ok(db.last_insert_rowid())
+            let mut insert = db.prepare_cached("INSERT INTO snapshots DEFAULT VALUES")?;
+            Ok((0..count).map(|_| insert.insert([])).collect::<rusqlite::Result<_>>()?)
         })
     }
 
-    /// Gives a reserved snapshot its key: from now on it is there.
-    pub(crate) fn publish(&self, id: i64, key: &str, kind: Kind, parent: Option<&str>) -> Result<()> {
+    /// Gives reserved snapshots their keys: from now on they are there, all or none.
+    pub(crate) fn publish(&self, ids: &[i64], keys: &[&str], kind: Kind, parent: Option<&str>) -> Result<()> {
         self.write("add a snapshot", |db| {
-            if find(db, key)?.is_some() {
-                return Err(Failure::Ours(Error::Exists { name: key.to_owned() }));
-            }
             let parent = parent.map(|name| committed(db, name)).transpose()?.map(|row| row.id);
-            db.execute(
-                "UPDATE snapshots SET name = ?2, kind = ?3, parent = ?4, created = ?5, updated = ?5 WHERE id = ?1",
-                params![id, key, number(kind), parent, nanos(SystemTime::now())],
-            )?;
+            for (id, key) in ids.iter().zip(keys) {
+                if find(db, key)?.is_some() {
+                    return Err(Failure::Ours(Error::Exists { name: (*key).to_owned() }));
+                }
+                db.execute(
+                    "UPDATE snapshots SET name = ?2, kind = ?3, parent = ?4, created = ?5, updated = ?5 WHERE id = ?1",
+                    params![id, key, number(kind), parent, nanos(SystemTime::now())],
+                )?;
+            }
             Ok(())
         })
     }
@@ -413,13 +415,14 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let metadata = Metadata::open(&dir.path().join("metadata.db")).expect("a database");
 
-        let first = metadata.reserve().expect("an id");
+        let ids = metadata.reserve(2).expect("two ids");
         assert_eq!(metadata.all().expect("a list").len(), 0);
-        assert_eq!(metadata.nameless().expect("a list"), [first]);
-        metadata.delete(first).expect("deleted");
+        assert_eq!(metadata.nameless().expect("a list"), ids);
+        ids.iter().for_each(|id| metadata.delete(*id).expect("deleted"));
 
-        assert!(metadata.reserve().expect("an id") > first);
+        assert!(metadata.reserve(1).expect("an id")[0] > ids[1]);
     }
+
     #[cfg(feature = "overlay")]
     #[test]
     fn a_second_tree_is_left_over_before_its_snapshot_has_a_name_and_after_it_lost_it() {
@@ -429,10 +432,11 @@ mod tests {
             let commit = Commit::new(key, name, None);
             metadata.commit(&[commit], &[Usage::default()], flats, |_, _| Ok(()))
         };
-        let [low, high, flat, stray] = [(); 4].map(|()| metadata.reserve().expect("an id"));
-        metadata.publish(low, "low-key", Kind::Active, None).expect("a free key");
+        let ids = metadata.reserve(4).expect("four ids");
+        let [low, high, flat, stray] = *ids else { panic!("four were asked for: {ids:?}") };
+        metadata.publish(&[low], &["low-key"], Kind::Active, None).expect("a free key");
         commit("low-key", "low", &[]).expect("it is active");
-        metadata.publish(high, "high-key", Kind::Active, Some("low")).expect("a free key");
+        metadata.publish(&[high], &["high-key"], Kind::Active, Some("low")).expect("a free key");
         assert_eq!(metadata.nameless().expect("a list"), [flat, stray]);
 
         let tree = |parent| [Flat { key: "high-key".to_owned(), id: flat, parent }];

@@ -72,8 +72,8 @@ impl Overlay {
         Ok(Self { folders, style: Style { attributes, volatile: options.volatile } })
     }
 
-    fn begin(&self, key: &str, kind: Kind, parent: Option<&str>) -> Result<Vec<Mount>> {
-        let row = self.folders.create(key, kind, parent, |folder, below| {
+    fn begin(&self, keys: &[&str], kind: Kind, parent: Option<&str>) -> Result<Vec<Vec<Mount>>> {
+        let rows = self.folders.create_all(keys, kind, parent, |folder, below| {
             let tree = folder.join("fs");
             mkdir(&tree, 0o755)?;
             mkdir(&folder.join("work"), 0o711)?;
@@ -82,7 +82,7 @@ impl Overlay {
                 None => Ok(()),
             }
         })?;
-        self.show(&row)
+        rows.iter().map(|row| self.show(row)).collect()
     }
 
     fn show(&self, row: &Row) -> Result<Vec<Mount>> {
@@ -146,11 +146,15 @@ impl Snapshotter for Overlay {
     }
 
     fn prepare(&self, key: &str, parent: Option<&str>) -> Result<Vec<Mount>> {
-        self.begin(key, Kind::Active, parent)
+        Ok(self.begin(&[key], Kind::Active, parent)?.swap_remove(0))
+    }
+
+    fn prepare_all(&self, keys: &[&str]) -> Result<Vec<Vec<Mount>>> {
+        self.begin(keys, Kind::Active, None)
     }
 
     fn view(&self, key: &str, parent: Option<&str>) -> Result<Vec<Mount>> {
-        self.begin(key, Kind::View, parent)
+        Ok(self.begin(&[key], Kind::View, parent)?.swap_remove(0))
     }
 
     fn stacked(&self, keys: &[&str], base: Option<&str>) -> Result<Vec<Mount>> {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, ops::ControlFlow, thread};
 
-use super::{Bench, read, write};
+use super::{Bench, read, trees::names, write};
 use crate::{Commit, Error, Kind, usage_with_parents};
 
 /// Prepare, commit, and prepare on top of it.
@@ -163,6 +163,34 @@ pub fn several_commits_succeed_or_fail_together(bench: &Bench<'_>) {
     bench.driver.commit(&[first, Commit::new("b", "B", None)]).expect("both are there");
     for name in ["A", "B"] {
         assert_eq!(bench.driver.stat(name).expect("stat").map(|info| info.kind), Some(Kind::Committed));
+    }
+}
+
+/// Each is empty and on its own, as if it had been prepared by itself; a key that is taken is refused, a repeated one too.
+pub fn snapshots_prepared_together_are_like_those_prepared_alone(bench: &Bench<'_>) {
+    let keys: Vec<String> = (0..5).map(|n| format!("key-{n}")).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    assert_eq!(bench.driver.prepare_all(&[]).expect("there is nothing to do"), [[]; 0]);
+
+    let mounts = bench.driver.prepare_all(&keys).expect("free keys");
+
+    assert_eq!(mounts.len(), keys.len());
+    for ((key, mounts), bytes) in keys.iter().zip(&mounts).zip(1..) {
+        assert_eq!(&bench.driver.mounts(key).expect("it is active"), mounts);
+        bench.mounted(mounts, |tree| {
+            assert_eq!(names(tree), [""; 0], "it is empty");
+            write(tree.join("file"), &"x".repeat(bytes * 100_000));
+        });
+    }
+    for taken in [["new", "key-3"], ["twice", "twice"]] {
+        let err = bench.driver.prepare_all(&taken).expect_err("one of them is taken");
+        assert!(matches!(&err, Error::Exists { name } if name == taken[1]), "{err:?}");
+    }
+    let commits: Vec<_> = keys.iter().map(|key| Commit::new(key, key, None)).collect();
+    bench.driver.commit(&commits).expect("all are active");
+    for (key, bytes) in keys.iter().zip(1_u64..) {
+        let usage = bench.driver.usage(key).expect("it is committed");
+        assert!((bytes * 100_000..(bytes + 1) * 100_000).contains(&usage.bytes), "{key}: {usage:?}");
     }
 }
 

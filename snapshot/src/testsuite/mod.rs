@@ -52,6 +52,7 @@ pub const CHECKS: &[(&str, Check)] = &checks![
     walk_shows_parents_before_children,
     committing_to_a_name_that_exists_discards_the_snapshot,
     several_commits_succeed_or_fail_together,
+    snapshots_prepared_together_are_like_those_prepared_alone,
     what_was_committed_is_there_after_opening_again,
     cleanup_removes_what_nobody_owns_and_nothing_else,
     what_is_forgotten_is_freed_by_cleanup,
