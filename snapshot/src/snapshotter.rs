@@ -60,11 +60,11 @@ pub trait Snapshotter: fmt::Debug + Send + Sync {
     fn prepare(&self, key: &str, parent: Option<&str>) -> Result<Vec<Mount>>;
 
     /// Begins writable snapshots that show an empty tree, and says how to mount each: as [`prepare`](Self::prepare) of every key
-    /// does, but drivers whose layers can be unpacked at once wait for the disk once for all of them.
+    /// does, but drivers with [`Capabilities::rebase`] wait for the disk as long as for one.
     ///
     /// # Errors
     ///
-    /// As [`prepare`](Self::prepare). None has begun then with a driver that makes them at once; with others some may have.
+    /// As [`prepare`](Self::prepare). With these drivers none has begun then; with others some may have.
     fn prepare_all(&self, keys: &[&str]) -> Result<Vec<Vec<Mount>>> {
         keys.iter().map(|key| self.prepare(key, None)).collect()
     }
