@@ -29,12 +29,14 @@ use windlass_rootfs::{
     compression::decompress,
 };
 use windlass_snapshot::Whiteouts;
-use windlass_testkit::{Layer, LoopDisk, require};
+use windlass_testkit::{Layer, LoopDisk, require, touch_memory};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// How much is read at once, in bytes: as much as the pieces that a pull hands over.
 const BUFFER: usize = 256 << 10;
+/// How much memory the runs need at most, in bytes.
+const MEMORY: u64 = 4 << 30;
 /// The first argument of the process that applies.
 const CHILD: &str = "apply-these";
 
@@ -65,6 +67,9 @@ fn main() -> Result<()> {
         .stdout(File::create(&zipped)?)
         .status()?;
     assert!(gzip.success(), "gzip works");
+    if bench {
+        touch_memory(MEMORY);
+    }
 
     println!(
         "{:<24} {:>9} {:>9} {:>12} {:>7} {:>10} {:>9} {:>13}",
@@ -265,13 +270,13 @@ fn apply_here(folder: &Path, layers: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The plain bytes of a layer.
+/// The plain bytes of a layer, as a pull reads them.
 fn plain(layer: &Path) -> Result<Box<dyn Read + Send>> {
-    let file = File::open(layer)?;
-    match layer.extension().is_some_and(|it| it == "gz") {
-        true => Ok(decompress(file, &MediaType::ImageLayerGzip, &Limits::default())?),
-        false => Ok(Box::new(file)),
-    }
+    let media_type = match layer.extension().is_some_and(|it| it == "gz") {
+        true => MediaType::ImageLayerGzip,
+        false => MediaType::ImageLayer,
+    };
+    Ok(decompress(File::open(layer)?, &media_type, &Limits::default())?)
 }
 
 fn cpu(clock: ClockId) -> Result<Duration> {

@@ -19,6 +19,7 @@ mod fault;
 mod http;
 mod image;
 mod layer;
+mod memory;
 mod pki;
 mod proc;
 mod registry;
@@ -37,6 +38,7 @@ pub use self::{
     fault::Fault,
     image::{Image, ImageBuilder, Index},
     layer::Layer,
+    memory::touch_memory,
     pki::Identity,
     proc::{RealRegistry, RealRegistryBuilder, docker_registry, require},
     registry::{Registry, Request},

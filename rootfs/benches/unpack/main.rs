@@ -15,12 +15,14 @@ use oci_spec::image::Descriptor;
 use windlass_content::LocalStore;
 use windlass_rootfs::Unpacker;
 use windlass_snapshot::{Durability, Overlay, Snapshotter};
-use windlass_testkit::LoopDisk;
+use windlass_testkit::{LoopDisk, touch_memory};
 
 use crate::one_by_one::OneByOne;
 
 /// How many bytes a disk has, holes included.
 const DISK: u64 = 4 << 30;
+/// How much memory the runs need at most, in bytes.
+const MEMORY: u64 = 4 << 30;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -49,6 +51,7 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("threads can be started");
     let folder = tempfile::tempdir().expect("there is room");
     let (store, manifest) = runtime.block_on(image::load(folder.path(), layout.map(String::as_str)));
+    touch_memory(MEMORY);
 
     let mut took = vec![Vec::new(); RUNS.len()];
     for round in 0..=rounds {

@@ -12,6 +12,7 @@
 
 mod archive;
 mod attributes;
+mod content;
 mod entry;
 mod ids;
 #[cfg(feature = "erofs")]

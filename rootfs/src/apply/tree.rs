@@ -3,11 +3,8 @@
 use std::{
     ffi::OsStr,
     fs::File,
-    io::{self, BufRead, Write},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::fs::FileExt,
-    },
+    io::{self, BufRead},
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     rc::Rc,
 };
@@ -24,6 +21,7 @@ use tar::EntryType;
 use super::{
     Pending,
     archive::Archive,
+    content,
     entry::Meta,
     made::{Hides, Id, Last, Made, ROOT, times_of},
     refused, remove,
@@ -38,6 +36,8 @@ pub(super) struct Target<'a> {
     here: Walker,
     /// For the targets of hard links, which are often far away.
     there: Walker,
+    /// See [`content::likes_room`].
+    likes_room: bool,
     pub(super) skipped: u64,
 }
 
@@ -49,9 +49,10 @@ impl<'a> Target<'a> {
         let stat = fstat(&root).map_err(at("look at", whole))?;
         let mut made = Made::new(gives(&root, stat.st_gid, stat.st_mode));
         made.at_mut(ROOT).last = Some(Last::at(times_of(&stat)));
+        let likes_room = content::likes_room(&root);
         let root = Rc::new(root);
         let (here, there) = (Walker::new(&root), Walker::new(&root));
-        Ok(Self { tree: Tree { root, lower, rules, made }, here, there, skipped: 0 })
+        Ok(Self { tree: Tree { root, lower, rules, made }, here, there, likes_room, skipped: 0 })
     }
 
     /// Sets owner, mode, attributes and times of the root.
@@ -107,34 +108,7 @@ impl<'a> Target<'a> {
         let mode = Mode::from_raw_mode(made_mode);
         let file = self.in_place(place, name, &meta.path, || openat(&*place.handle, name, flags, mode))?;
         let mut file = File::from(file);
-        let failed = |source| Error::Io { op: "write", path: meta.path.clone(), source };
-        let mut end = 0;
-        let is_whole = meta.content.pieces.len() == 1 && meta.content.pieces[0].0 == 0;
-        for (offset, length) in &meta.content.pieces {
-            let (mut at, next) = (*offset, offset + length);
-            while at < next {
-                let there = data.fill_buf();
-                let there = match there {
-                    Ok(there) => there,
-                    Err(error) => return Err(data.failed(error)),
-                };
-                let some = there.len().min(usize::try_from(next - at).unwrap_or(usize::MAX));
-                match is_whole {
-                    true => file.write_all(&there[..some]).map_err(failed)?,
-                    false => file.write_all_at(&there[..some], at).map_err(failed)?,
-                }
-                data.consume(some);
-                at += some as u64;
-            }
-            // A map may end with an empty piece, which makes nothing.
-            if *length > 0 {
-                end = next;
-            }
-        }
-        if end != meta.content.size {
-            // It ends in a hole.
-            file.set_len(meta.content.size).map_err(failed)?;
-        }
+        content::write(&mut file, meta, data, self.likes_room)?;
         let gives = self.tree.made.at(place.id).gives;
         let owner = self.tree.rules.owner(meta, gives)?;
         let mut has = self.tree.rules.exact_modes.then_some(made_mode);

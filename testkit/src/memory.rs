@@ -1,0 +1,16 @@
+//! Memory as a bench wants it: had before it is measured.
+
+use std::hint::black_box;
+
+use rustix::system::sysinfo;
+
+/// Uses that much memory, in bytes, and gives it back; half of what is free if that is less. For benches, before they measure.
+///
+/// Where the machine is a virtual one, its kernel and its host may find memory only when it is first used, and that takes more than a
+/// second for each GiB. Without this, whatever is measured first pays for it, or what asks for larger pieces than the rest.
+pub fn touch_memory(bytes: u64) {
+    let system = sysinfo();
+    let free = system.freeram.saturating_mul(system.mem_unit.into());
+    let bytes = usize::try_from(bytes.min(free / 2)).expect("what is free can be addressed");
+    drop(black_box(vec![1_u8; bytes]));
+}
