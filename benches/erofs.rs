@@ -34,8 +34,6 @@ use windlass_testkit::{LoopDisk, touch_memory};
 
 /// How many bytes a disk has, holes included.
 const DISK: u64 = 4 << 30;
-/// How much memory the runs need at most, in bytes.
-const MEMORY: u64 = 4 << 30;
 /// What we hold ourselves to.
 const LIMITS: [(&str, f64); 4] = [
     ("CPU of unpack, of overlay's", 0.65),
@@ -65,7 +63,7 @@ fn main() -> Result<()> {
     let images = folder.path().join("content");
     let image = runtime.block_on(Image::read(&store, &manifest))?;
     let layers: Vec<_> = image.layers().map(|(blob, _)| blob.clone()).collect();
-    touch_memory(MEMORY);
+    touch_memory();
 
     let mut all = [const { Vec::new() }; 5];
     for round in 0..=rounds {

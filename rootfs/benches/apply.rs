@@ -35,8 +35,6 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// How much is read at once, in bytes: as much as the pieces that a pull hands over.
 const BUFFER: usize = 256 << 10;
-/// How much memory the runs need at most, in bytes.
-const MEMORY: u64 = 4 << 30;
 /// The first argument of the process that applies.
 const CHILD: &str = "apply-these";
 
@@ -68,7 +66,7 @@ fn main() -> Result<()> {
         .status()?;
     assert!(gzip.success(), "gzip works");
     if bench {
-        touch_memory(MEMORY);
+        touch_memory();
     }
 
     println!(

@@ -7,10 +7,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{self, File},
     io::Write,
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{FileExt, MetadataExt},
-    },
+    os::unix::ffi::OsStrExt,
     path::Path,
     process::Command,
 };
@@ -211,52 +208,6 @@ fn names_are_bytes_of_any_length() {
     assert_eq!(node(&tree, "to-odd").target.as_deref(), Some(Path::new(odd)));
     assert_eq!(node(&tree, "hard").links.len(), 2);
     assert_eq!(node(&tree, "long-target").target.as_ref().map(|it| it.as_os_str().len()), Some(4000));
-}
-
-#[test]
-fn all_sparse_formats_of_gnu_tar_are_written_with_their_holes() {
-    const MIB: u64 = 1 << 20;
-    let source = tempfile::tempdir().expect("a temporary folder can be made");
-    let path = |name: &str| source.path().join(name);
-    // Data at the start, data at the end, a hole only, and more pieces than a header has room for.
-    for (name, size, pieces) in [
-        ("head", 8 * MIB, &[(0, 5000)][..]),
-        ("tail", 8 * MIB + 123, &[(8 * MIB, 123)]),
-        ("hole", 4 * MIB, &[]),
-        ("many", 64 * MIB, &(0..40).map(|n| (n * MIB + MIB / 2, 4096 + n)).collect::<Vec<_>>()),
-    ] {
-        let file = File::create(path(name)).expect("the folder is new");
-        file.set_len(size).expect("a hole takes no room");
-        for (offset, length) in pieces {
-            let data: Vec<u8> = (0..*length).map(|at| (at % 251) as u8 + 1).collect();
-            file.write_all_at(&data, *offset).expect("there is room");
-        }
-    }
-    for format in [
-        &["--format=gnu"][..],
-        &["--format=pax", "--sparse-version=0.0"],
-        &["--format=pax", "--sparse-version=0.1"],
-        &["--format=pax", "--sparse-version=1.0"],
-    ] {
-        let tar = Command::new(require("tar", "tar"))
-            .args(["-c", "-S", "-f", "-", "-C"])
-            .arg(source.path())
-            .args(format)
-            .arg(".")
-            .output()
-            .expect("tar starts");
-        assert!(tar.status.success() && tar.stdout.len() < 2 << 20, "{format:?}: holes are left out");
-        let place = Place::new();
-
-        place.apply(&tar.stdout, &Options::default()).unwrap_or_else(|err| panic!("{format:?}: {err}"));
-
-        let differences = Tree::read(source.path()).ignore_mtimes().diff(&place.tree().ignore_mtimes());
-        assert!(differences.is_empty(), "{format:?}: {differences:?}");
-        for (name, blocks) in [("head", 100), ("tail", 100), ("hole", 0), ("many", 2000)] {
-            let metadata = fs::metadata(place.root().join(name)).expect("it is there");
-            assert!(metadata.blocks() <= blocks, "{format:?}: {name} has {} blocks", metadata.blocks());
-        }
-    }
 }
 
 #[test]

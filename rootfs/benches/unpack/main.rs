@@ -21,8 +21,6 @@ use crate::one_by_one::OneByOne;
 
 /// How many bytes a disk has, holes included.
 const DISK: u64 = 4 << 30;
-/// How much memory the runs need at most, in bytes.
-const MEMORY: u64 = 4 << 30;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
@@ -51,7 +49,7 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("threads can be started");
     let folder = tempfile::tempdir().expect("there is room");
     let (store, manifest) = runtime.block_on(image::load(folder.path(), layout.map(String::as_str)));
-    touch_memory(MEMORY);
+    touch_memory();
 
     let mut took = vec![Vec::new(); RUNS.len()];
     for round in 0..=rounds {

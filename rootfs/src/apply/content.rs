@@ -16,7 +16,7 @@ use crate::{Error, Result};
 
 /// Room is asked for only where a piece has as many bytes as this: a small one is written as fast without.
 const LARGE: u64 = 1 << 20;
-/// How much room is asked for at once, in bytes. A layer that announces more than it has takes no more room than that.
+/// How much room is asked for at once, in bytes. A layer that announces more than it has takes no more than that in vain.
 const STEP: u64 = 32 << 20;
 /// `EXT4_SUPER_MAGIC` of statfs(2), which ext2 and ext3 have, too.
 const EXT4: u32 = 0xef53;
@@ -40,9 +40,10 @@ pub(super) fn write<R: BufRead>(
     let mut end = 0;
     for (offset, length) in pieces {
         let (mut at, next) = (*offset, offset + length);
+        // Where room is to be asked for next.
         let mut room = if likes_room && *length >= LARGE { at } else { next };
         while at < next {
-            if at >= room && room < next {
+            if at >= room {
                 room = next.min(at.saturating_add(STEP));
                 // What there is no room for, the writing will say.
                 let _ = fallocate(file.as_fd(), FallocateFlags::KEEP_SIZE, at, room - at);
